@@ -1,0 +1,170 @@
+"""One body for every network of the registry."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from medkd.engines import FeatureTaps
+from medkd.errors import UserError
+from medkd.networks import (
+    NetworkEntry,
+    count_parameters,
+    create_network,
+    describe_network,
+    network_definition,
+    network_names,
+    reconstructs,
+    register_network,
+)
+
+# Small versions, so that the tests are fast; the full ones are counted without being computed.
+SMALL = {"multitask_unet": {"channels": (4, 6, 8, 10, 12)}, "unet": {"channels": (4, 6, 8, 10, 12)}}
+
+
+def small(name: str, **arguments: object) -> nn.Module:
+    torch.manual_seed(0)
+    return create_network(name, **{**SMALL.get(name, {}), **arguments})
+
+
+def forward_all(network: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    """Everything the network can compute, as one number."""
+    output = network(x, reconstruct=True) if reconstructs(network) else network(x)
+    return sum(part.square().mean() for part in output) if isinstance(output, tuple) else output.square().mean()
+
+
+@pytest.mark.parametrize("name", network_names())
+class TestEveryNetwork:
+    @pytest.mark.parametrize(("size", "in_channels", "out_channels"), [((32, 32), 3, 1), ((50, 37), 1, 5)])
+    def test_logits_have_the_size_of_the_input(self, name, size, in_channels, out_channels):
+        logits = small(name, in_channels=in_channels, out_channels=out_channels)(torch.rand(2, in_channels, *size))
+        assert logits.shape == (2, out_channels, *size)
+
+    def test_every_parameter_gets_a_gradient(self, name):
+        network = small(name)
+        forward_all(network, torch.rand(2, 3, 32, 32)).backward()
+        dead = [key for key, value in network.named_parameters() if value.grad is None or not value.grad.abs().sum() > 0]
+        # A bias in front of batch norm is cancelled by it; its gradient is rounding noise, which still counts as alive.
+        assert dead == []
+
+    def test_evaluates_a_batch_of_one(self, name):
+        network = small(name).eval()
+        pair = torch.rand(2, 3, 32, 32)
+        with torch.no_grad():
+            torch.testing.assert_close(network(pair)[:1], network(pair[:1]), rtol=1e-4, atol=1e-5)
+
+    def test_state_dict_round_trip(self, name):
+        network, copy = small(name).eval(), small(name).eval()
+        for parameter in copy.parameters():
+            nn.init.zeros_(parameter)
+        copy.load_state_dict(network.state_dict())
+        x = torch.rand(1, 3, 32, 32)
+        torch.testing.assert_close(copy(x), network(x))
+
+    def test_is_rebuilt_from_its_definition(self, name):
+        network = small(name, out_channels=4)
+        again = create_network(**network_definition(network))
+        assert {k: v.shape for k, v in again.state_dict().items()} == {
+            k: v.shape for k, v in network.state_dict().items()
+        }
+
+    def test_channels_last_and_bfloat16(self, name):
+        network = small(name).eval()
+        x = torch.rand(1, 3, 32, 32)
+        with torch.no_grad():
+            expected = network(x)
+            network.to(memory_format=torch.channels_last)
+            torch.testing.assert_close(network(x), expected, rtol=1e-4, atol=1e-5)
+            with torch.autocast("cpu", dtype=torch.bfloat16):
+                assert torch.isfinite(network(x).float()).all()
+
+    def test_runs_in_3d(self, name):
+        assert small(name, spatial_dims=3)(torch.rand(2, 3, 16, 20, 9)).shape == (2, 1, 16, 20, 9)
+
+    def test_taps(self, name):
+        network = small(name)
+        taps = FeatureTaps(network)
+        for tap in ("encoder", "bottleneck", "decoder"):
+            taps.add(tap)
+        network(torch.rand(2, 3, 64, 64))
+        assert set(taps.features) == {"encoder", "bottleneck", "decoder"}
+        assert taps.features["encoder"].shape[2:] == (16, 16)
+        assert taps.features["decoder"].shape[2:] == (64, 64)
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters", "giga_macs", "giga_macs_segmentation"),
+    [
+        ("multitask_unet", 43_236_036, 79.3, 48.2),
+        ("unet", 31_043_521, 48.2, None),
+        ("unet_s1", 57_297, 0.85, None),
+        ("unet_s2", 227_233, 3.35, None),
+    ],
+)
+def test_published_sizes(name, parameters, giga_macs, giga_macs_segmentation):
+    description = describe_network(name)
+    assert description["parameters"] == parameters
+    assert description["macs"] / 1e9 == pytest.approx(giga_macs, rel=5e-3)
+    if giga_macs_segmentation:
+        assert description["macs_segmentation"] / 1e9 == pytest.approx(giga_macs_segmentation, rel=5e-3)
+
+
+@pytest.mark.parametrize(
+    ("name", "shapes"),
+    [
+        ("unet_s1", {"encoder": (32, 64, 64), "bottleneck": (64, 64, 64), "decoder": (16, 256, 256)}),
+        ("unet_s2", {"encoder": (64, 64, 64), "bottleneck": (128, 64, 64), "decoder": (32, 256, 256)}),
+        ("multitask_unet", {"encoder": (128, 64, 64), "bottleneck": (1024, 16, 16), "decoder": (64, 256, 256)}),
+    ],
+)
+def test_published_tap_shapes(name, shapes):
+    with torch.device("meta"):
+        network = create_network(name)
+        taps = FeatureTaps(network)
+        for tap in shapes:
+            taps.add(tap)
+        network(torch.zeros(1, 3, 256, 256))
+    assert {tap: tuple(feature.shape[1:]) for tap, feature in taps.features.items()} == shapes
+
+
+def test_a_frozen_teacher_runs_no_reconstruction():
+    network = small("multitask_unet")
+    calls = []
+    network.reconstruction_decoder.register_forward_hook(lambda *_: calls.append(1))
+    logits = network(torch.rand(1, 3, 32, 32))
+    assert isinstance(logits, torch.Tensor) and calls == []
+    logits, reconstruction = network(torch.rand(1, 3, 32, 32), reconstruct=True)
+    assert reconstruction.shape == (1, 3, 32, 32) and calls == [1]
+
+
+def test_stock_monai_network_beside_the_registry():
+    network = create_network(
+        "monai.networks.nets.UNet", spatial_dims=2, in_channels=3, out_channels=1, channels=(4, 8), strides=(2,)
+    )
+    assert network_definition(network)["name"] == "monai.networks.nets.UNet"
+    assert network(torch.rand(1, 3, 16, 16)).shape == (1, 1, 16, 16)
+
+
+@pytest.mark.parametrize(
+    ("call", "sentence"),
+    [
+        (lambda: create_network("unet_s9"), "choose one of"),
+        (lambda: create_network("unet_s1", wings=2), "cannot be built"),
+        (lambda: create_network("monai.networks.nets.os"), "no network of MONAI"),
+        (lambda: create_network("monai.networks.nets.load_from_mmar"), "no network of MONAI"),
+        (lambda: network_definition(nn.Linear(1, 1)), "create_network"),
+        (lambda: create_network("unet", channels=(4,)), "two numbers"),
+        (lambda: register_network(NetworkEntry("unet", nn.Identity, "student", "")), "registered already"),
+    ],
+)
+def test_wrong_input_is_told(call, sentence):
+    with pytest.raises(UserError, match=sentence):
+        call()
+
+
+def test_parameter_count_by_hand():
+    # 3x3 convolution 3 -> 2 with bias, batch norm of 2: 3*2*9 + 2 + 2*2.
+    from medkd.networks.unet import ConvBlock
+
+    assert count_parameters(ConvBlock(2, 3, 2, convs=1)) == 60

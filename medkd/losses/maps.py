@@ -1,0 +1,142 @@
+"""What the losses share: reconciling maps of different size and precision, and labels with maps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from medkd.errors import UserError
+
+_POOL: dict[int, Callable[..., Tensor]] = {
+    1: F.adaptive_avg_pool1d,
+    2: F.adaptive_avg_pool2d,
+    3: F.adaptive_avg_pool3d,
+}
+_INTERPOLATION = {1: "linear", 2: "bilinear", 3: "trilinear"}
+
+
+def at_least_float32(values: Tensor) -> Tensor:
+    """Widen half precision and integers to float32; leave float32 and float64 as they are."""
+    return values if values.dtype == torch.float64 else values.float()
+
+
+def full_precision(device: torch.device) -> torch.autocast:
+    """Context without autocast: the trainer's, inside which a loss is called, would round its products."""
+    return torch.autocast(device.type, enabled=False)
+
+
+def check_pair(student_map: Tensor, teacher_map: Tensor) -> None:
+    """Refuse a pair of maps that no resizing and no projector can reconcile.
+
+    Raises:
+        UserError: the maps differ in batch size or in the number of spatial axes, or have 0 or more than 3 of these.
+    """
+    if student_map.ndim not in (3, 4, 5) or student_map.ndim != teacher_map.ndim:
+        raise UserError(
+            "student and teacher maps must both be (B, C, *spatial) with the same 1 to 3 spatial axes, "
+            f"got {tuple(student_map.shape)} and {tuple(teacher_map.shape)}: tap layers that give such maps."
+        )
+    if len(student_map) != len(teacher_map):
+        raise UserError(
+            f"the student's batch has {len(student_map)} samples and the teacher's {len(teacher_map)}: "
+            "give both networks the same batch."
+        )
+
+
+def check_channels(student_map: Tensor, teacher_map: Tensor, student_channels: int, teacher_channels: int) -> None:
+    """Refuse maps whose channels are not those the projectors were built for.
+
+    Raises:
+        UserError: a map has another number of channels than declared.
+    """
+    sides = (("student", student_map, student_channels), ("teacher", teacher_map, teacher_channels))
+    for side, feature_map, declared in sides:
+        if feature_map.shape[1] != declared:
+            raise UserError(
+                f"the {side}'s map has {feature_map.shape[1]} channels but {side}_channels is {declared}: "
+                f"set {side}_channels={feature_map.shape[1]}."
+            )
+
+
+def check_label(label: Tensor, feature_map: Tensor) -> None:
+    """Refuse a label that is not one class index per position for the samples of ``feature_map``.
+
+    Raises:
+        UserError: the shape is not ``(B, 1, *spatial)`` with the map's batch size and number of spatial axes.
+    """
+    if label.ndim != feature_map.ndim or label.shape[0] != feature_map.shape[0] or label.shape[1] != 1:
+        raise UserError(
+            f"label has shape {tuple(label.shape)}: give class indices of shape (B, 1, *spatial) "
+            f"with B={len(feature_map)} and {feature_map.ndim - 2} spatial axes."
+        )
+
+
+def smaller_grid(student_map: Tensor, teacher_map: Tensor) -> tuple[int, ...]:
+    """The smaller length of the two maps along each spatial axis."""
+    return tuple(min(lengths) for lengths in zip(student_map.shape[2:], teacher_map.shape[2:], strict=True))
+
+
+def resize_to_grid(feature_map: Tensor, grid: Sequence[int]) -> Tensor:
+    """Bring a map to a spatial grid, without aliasing where it shrinks.
+
+    An axis that shrinks is averaged over the cells of the new grid, so every position counts; an axis that grows is
+    interpolated linearly (``align_corners=False``).
+
+    Args:
+        feature_map: ``(B, C, *spatial)`` with 1 to 3 spatial axes.
+        grid: the new spatial lengths.
+
+    Returns:
+        ``(B, C, *grid)``, in float32 or wider where it had to be resized, else ``feature_map`` itself.
+    """
+    lengths, grid = tuple(feature_map.shape[2:]), tuple(grid)
+    if lengths == grid:
+        return feature_map
+    resized = at_least_float32(feature_map)
+    pooled = tuple(min(pair) for pair in zip(lengths, grid, strict=True))
+    if pooled != lengths:
+        resized = _POOL[len(grid)](resized, pooled)
+    if pooled != grid:
+        resized = F.interpolate(resized, size=grid, mode=_INTERPOLATION[len(grid)], align_corners=False)
+    return resized
+
+
+def present_classes(label: Tensor) -> Tensor:
+    """The class indices a label holds, in ascending order."""
+    # Counted, not torch.unique: sorting millions of voxels takes ten times as long.
+    return torch.bincount(label.flatten().long()).nonzero().flatten()
+
+
+def class_fractions(label: Tensor, classes: Tensor, grid: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:
+    """The share of each class in every cell of a grid, so that no object is too small to be seen.
+
+    Args:
+        label: class indices ``(B, 1, *spatial)``, of any resolution.
+        classes: the ``K`` class indices to look for.
+        grid: the spatial lengths of the result.
+        dtype: float32 or float64.
+
+    Returns:
+        ``(B, K, *grid)``, between 0 and 1.
+    """
+    one_hot = label == classes.reshape(1, -1, *[1] * (label.ndim - 2))
+    return resize_to_grid(one_hot.to(dtype), grid)
+
+
+def majority_label(label: Tensor, grid: Sequence[int]) -> Tensor:
+    """The most frequent class of every cell of a grid (of equals, the lowest index).
+
+    Args:
+        label: class indices ``(B, 1, *spatial)``, of any resolution.
+        grid: the spatial lengths of the result.
+
+    Returns:
+        class indices ``(B, *grid)``.
+    """
+    if tuple(label.shape[2:]) == tuple(grid):
+        return label.squeeze(1).long()
+    classes = present_classes(label)
+    return classes[class_fractions(label, classes, grid).argmax(dim=1)]

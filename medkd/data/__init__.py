@@ -1,0 +1,29 @@
+"""Task folders, volumes, slices and their one pre-processing."""
+
+from __future__ import annotations
+
+from medkd.data.augmentation import slice_augmentation
+from medkd.data.decathlon import Case, DecathlonTask, Split, download_task, open_task
+from medkd.data.nifti import Volume, check_pair, read_image, read_label
+from medkd.data.slices import SliceDataset, SliceSampler, SliceVolume, VolumeDataset, load_volumes
+from medkd.data.transforms import PreparedScan, Preprocessing
+
+__all__ = [
+    "Case",
+    "DecathlonTask",
+    "PreparedScan",
+    "Preprocessing",
+    "SliceDataset",
+    "SliceSampler",
+    "SliceVolume",
+    "Split",
+    "Volume",
+    "VolumeDataset",
+    "check_pair",
+    "download_task",
+    "load_volumes",
+    "open_task",
+    "read_image",
+    "read_label",
+    "slice_augmentation",
+]

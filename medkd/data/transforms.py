@@ -1,0 +1,144 @@
+"""The one pre-processing of medkd and its way back, shared by training, evaluation and inference."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from monai.data import MetaTensor
+from monai.transforms import InvertibleTransform, Orientation, Resize, ScaleIntensityRange, SpatialPad
+
+from medkd.data.nifti import Volume
+from medkd.errors import UserError
+
+CHANNELS = ("neighbours", "replicated")
+
+
+@dataclass(frozen=True)
+class PreparedScan:
+    """A scan on the grid the networks work on, and the steps that lead back.
+
+    Attributes:
+        image: ``(1, size, size, Z)``, 0 to 1, in RAS order.
+        label: integer label map on the same grid, or None.
+        steps: the geometric transforms that were applied to ``image``, in order.
+    """
+
+    image: MetaTensor
+    label: MetaTensor | None
+    steps: Sequence[InvertibleTransform]
+
+    def to_scan_grid(self, prediction: torch.Tensor) -> torch.Tensor:
+        """Bring a prediction ``(C, size, size, Z)`` to the grid and axis order of the scan, ``(C, X, Y, Z)``.
+
+        In-plane it is interpolated linearly, so give logits, not masks.
+        """
+        result = MetaTensor(prediction, affine=self.image.affine)
+        result.applied_operations = list(self.image.applied_operations)
+        for step in reversed(self.steps):
+            result = step.inverse(result)
+        return result.as_tensor()
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How a scan becomes the slices a network sees. Saved with every model.
+
+    Attributes:
+        size: in-plane matrix; the longer side of the field of view is resized to it, the shorter one padded.
+        window: HU that become 0 and 1; what lies outside is clipped.
+        channels: ``neighbours`` stacks the slice below, the slice and the slice above; ``replicated`` repeats the slice
+            three times, as MTMS-KD publishes.
+
+    Raises:
+        UserError: a value that makes no sense.
+    """
+
+    size: int = 256
+    window: tuple[float, float] = (-125.0, 275.0)
+    channels: str = "neighbours"
+
+    def __post_init__(self) -> None:
+        if self.size < 16:
+            raise UserError(f"size {self.size} is too small for a slice: give 16 or more pixels.")
+        if len(self.window) != 2 or not self.window[0] < self.window[1]:
+            raise UserError(f"window {list(self.window)} is not a range of HU: give the lower value first.")
+        if self.channels not in CHANNELS:
+            raise UserError(f"channels {self.channels!r} is not known: choose {' or '.join(CHANNELS)}.")
+        object.__setattr__(self, "window", (float(self.window[0]), float(self.window[1])))
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> Preprocessing:
+        """The pre-processing that :meth:`to_dict` described."""
+        try:
+            return cls(**content)
+        except TypeError as error:
+            raise UserError(f"the preprocessing {dict(content)} cannot be read ({error}): train the model again.") from error
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return {**asdict(self), "window": list(self.window)}
+
+    def key(self) -> str:
+        """A short hash of everything that changes the stored slices (how they are stacked does not)."""
+        content = {"size": self.size, "window": list(self.window), "version": 1}
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
+
+    def apply(self, image: Volume, label: Volume | None = None) -> PreparedScan:
+        """Turn a scan to RAS order, window it, and fit its axial slices into a square without distorting them.
+
+        The window comes before the resize, so that padding values far below air cannot bleed into the body; slices
+        are smoothed before they shrink.
+
+        Args:
+            image: the scan in HU.
+            label: its label map on the same grid.
+        """
+        orient = Orientation("RAS", labels=None)
+        oriented = orient(as_metatensor(image))
+        inside = self._inside(oriented)
+        pad = SpatialPad((self.size, self.size, oriented.shape[3]))
+        shrinks = any(target < source for target, source in zip(inside[:2], oriented.shape[1:3], strict=True))
+        resize = Resize(inside, mode="trilinear", anti_aliasing=shrinks)
+        windowed = ScaleIntensityRange(*self.window, b_min=0.0, b_max=1.0, clip=True)(oriented)
+        prepared_label = None
+        if label is not None:
+            nearest = Resize(inside, mode="nearest-exact")
+            prepared_label = pad(nearest(Orientation("RAS", labels=None)(as_metatensor(label))))
+        return PreparedScan(pad(resize(windowed)), prepared_label, (orient, resize, pad))
+
+    def _inside(self, oriented: MetaTensor) -> tuple[int, int, int]:
+        """The matrix that holds the scan inside the square, from its extent in millimetres."""
+        width, height = (n * float(mm) for n, mm in zip(oriented.shape[1:3], oriented.pixdim[:2], strict=True))
+        longest = max(width, height)
+        x, y = (max(1, round(self.size * side / longest)) for side in (width, height))
+        return x, y, oriented.shape[3]
+
+
+def stack_channels(slices: np.ndarray, index: int, channels: str) -> np.ndarray:
+    """The three-channel input for one slice.
+
+    Args:
+        slices: ``(Z, H, W)``.
+        index: which slice; the first and last stand in for their missing neighbours.
+        channels: see :class:`Preprocessing`.
+
+    Returns:
+        ``(3, H, W)`` float32.
+    """
+    if channels == "replicated":
+        rows = [index, index, index]
+    else:
+        rows = [max(index - 1, 0), index, min(index + 1, len(slices) - 1)]
+    return np.stack([slices[row] for row in rows]).astype(np.float32)
+
+
+def as_metatensor(volume: Volume) -> MetaTensor:
+    """The volume as MONAI's ``(1, X, Y, Z)`` float tensor with its affine."""
+    array = torch.from_numpy(np.ascontiguousarray(volume.array, dtype=np.float32))
+    return MetaTensor(array[None], affine=torch.from_numpy(np.asarray(volume.affine, dtype=np.float64)))

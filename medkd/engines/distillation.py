@@ -1,0 +1,63 @@
+"""Training a student beside a frozen teacher."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from ignite.engine import Engine
+from monai.engines import SupervisedTrainer
+from monai.engines.utils import IterationEvents
+from monai.utils.enums import CommonKeys
+from torch import nn
+
+from medkd.engines.taps import FeatureTaps
+
+
+class DistillationTrainer(SupervisedTrainer):
+    """MONAI's trainer with a frozen teacher that sees the same batch.
+
+    After the student's forward pass the teacher runs on the same input, if any handler asked for it. Then each
+    :class:`~medkd.handlers.DistillationHandler` adds its weighted term to the loss. All terms are kept by name in
+    ``engine.state.output["terms"]``, unweighted and detached.
+
+    Args:
+        teacher: frozen here: evaluation mode, no gradients.
+        segmentation_weight: factor of the segmentation loss in the total.
+        train_handlers: as in MONAI; the distillation handlers are among them.
+        kwargs: everything else :class:`monai.engines.SupervisedTrainer` takes.
+
+    Reference: Biswas 2024, arXiv 2406.03173, Eq. 3.7.
+    """
+
+    def __init__(
+        self,
+        *,
+        teacher: nn.Module,
+        segmentation_weight: float = 1.0,
+        train_handlers: Sequence[Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.teacher = teacher.to(self.state.device).eval().requires_grad_(False)
+        self.segmentation_weight = segmentation_weight
+        self.student_taps = FeatureTaps(self.network)
+        self.teacher_taps = FeatureTaps(self.teacher)
+        self.teacher_needed = False
+        # Registered before the handlers, so that the teacher has run and the loss is weighed when they come.
+        self.add_event_handler(IterationEvents.FORWARD_COMPLETED, self._run_teacher)
+        self.add_event_handler(IterationEvents.LOSS_COMPLETED, self._weigh_segmentation)
+        self._register_handlers(train_handlers or [])
+
+    def _run_teacher(self, engine: Engine) -> None:
+        if not self.teacher_needed:
+            return
+        # Not inference_mode: its tensors cannot be saved for the backward pass of the terms.
+        with torch.no_grad():
+            self.state.output["teacher"] = self.teacher(self.state.output[CommonKeys.IMAGE])
+
+    def _weigh_segmentation(self, engine: Engine) -> None:
+        loss = self.state.output[CommonKeys.LOSS]
+        self.state.output["terms"] = {"segmentation": loss.detach()}
+        self.state.output[CommonKeys.LOSS] = self.segmentation_weight * loss

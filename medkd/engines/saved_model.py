@@ -1,0 +1,134 @@
+"""What a trained model is on disk: ``model.json`` says what it is, ``model.pt`` holds its weights."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from medkd.data.transforms import Preprocessing
+from medkd.errors import UserError
+from medkd.files import atomic_write, write_json
+from medkd.networks import count_parameters, create_network
+
+DESCRIPTION_FILE = "model.json"
+WEIGHTS_FILE = "model.pt"
+
+
+@dataclass(frozen=True)
+class SavedModel:
+    """The description of a model, enough to rebuild it and to run it on a new scan.
+
+    Attributes:
+        network: name and arguments for :func:`medkd.networks.create_network`.
+        preprocessing: how its input is made.
+        labels: value to name, background first.
+    """
+
+    network: dict[str, Any]
+    preprocessing: Preprocessing
+    labels: dict[int, str]
+
+    def write_description(self, folder: str | Path) -> None:
+        """Write ``model.json``."""
+        content = asdict(self) | {"preprocessing": self.preprocessing.to_dict()}
+        write_json(Path(folder) / DESCRIPTION_FILE, content)
+
+    @classmethod
+    def read(cls, folder: str | Path) -> SavedModel:
+        """Read ``model.json``.
+
+        Raises:
+            UserError: the folder holds no model, or one that cannot be read.
+        """
+        path = Path(folder) / DESCRIPTION_FILE
+        if not path.is_file():
+            raise UserError(f"{folder} holds no trained model ({DESCRIPTION_FILE} is missing): give the --out of a run.")
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            return cls(
+                network=dict(content["network"]),
+                preprocessing=Preprocessing.from_dict(content["preprocessing"]),
+                labels={int(value): str(name) for value, name in content["labels"].items()},
+            )
+        except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
+            raise UserError(f"{path} cannot be read ({error!r}): train the model again.") from error
+
+    def load_network(self, folder: str | Path) -> nn.Module:
+        """Build the network and load ``model.pt`` into it, on the CPU, in evaluation mode.
+
+        Raises:
+            UserError: the weights are missing, damaged or those of another network.
+        """
+        network = create_network(**self.network)
+        load_weights(network, Path(folder) / WEIGHTS_FILE)
+        return network.eval()
+
+
+def load_model(folder: str | Path) -> nn.Module:
+    """The trained network of a run folder, on the CPU, in evaluation mode; see :class:`SavedModel`."""
+    return SavedModel.read(folder).load_network(folder)
+
+
+def load_teacher(folder: str | Path, labels: Mapping[int, str]) -> nn.Module:
+    """The network of a run folder as a teacher.
+
+    Args:
+        folder: run of the teacher.
+        labels: value to name, of the data the student learns from.
+
+    Raises:
+        UserError: the teacher was trained on other labels.
+    """
+    model = SavedModel.read(folder)
+    if model.labels != dict(labels):
+        raise UserError(
+            f"the teacher in {folder} segments {model.labels} but the data is labelled {dict(labels)}: "
+            "train both on the same labels."
+        )
+    return model.load_network(folder)
+
+
+def save_tensors(path: Path, content: Mapping[str, Any]) -> None:
+    """Save tensors and plain values atomically, so that ``torch.load(weights_only=True)`` can read them."""
+    with atomic_write(path) as temporary:
+        try:
+            torch.save(content, temporary)
+        except RuntimeError as error:
+            # torch reports a full disk as RuntimeError.
+            raise OSError(None, "the disk is full or failing") from error
+
+
+def load_tensors(path: Path) -> dict[str, Any]:
+    """Load what :func:`save_tensors` wrote; runs no code from the file.
+
+    Raises:
+        UserError: the file is missing or damaged.
+    """
+    if not path.is_file():
+        raise UserError(f"{path} is missing: the run has not finished its first epoch, or the file was moved.")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
+        raise UserError(f"{path} is damaged or no checkpoint: train the model again.") from error
+
+
+def load_weights(network: nn.Module, path: Path) -> None:
+    """Load weights that must fit exactly.
+
+    Raises:
+        UserError: they are of another network.
+    """
+    try:
+        network.load_state_dict(load_tensors(path))
+    except RuntimeError as error:
+        raise UserError(
+            f"{path} holds the weights of another network than {type(network).__name__} with "
+            f"{count_parameters(network):,} parameters: check the network's name and channels."
+        ) from error

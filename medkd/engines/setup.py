@@ -1,0 +1,25 @@
+"""Getting a network ready to train."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from medkd.engines.saved_model import WEIGHTS_FILE, load_weights
+
+
+def prepare_network(
+    network: nn.Module, device: str | torch.device, initial_run: str | Path | None = None
+) -> nn.Module:
+    """Move a 2-D network to a device in channels-last order, which convolutions run fastest in.
+
+    Args:
+        network: as built.
+        device: where it will be trained.
+        initial_run: run folder whose ``model.pt`` gives the first weights, for example a pre-training.
+    """
+    if initial_run is not None:
+        load_weights(network, Path(initial_run) / WEIGHTS_FILE)
+    return network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -1,0 +1,11 @@
+"""What hangs on a trainer."""
+
+from __future__ import annotations
+
+from medkd.handlers.checkpoint import RunCheckpointHandler
+from medkd.handlers.distillation import DistillationHandler
+from medkd.handlers.history import HistoryHandler
+from medkd.handlers.progress import ProgressHandler
+from medkd.handlers.seed import EpochSeedHandler
+
+__all__ = ["DistillationHandler", "EpochSeedHandler", "HistoryHandler", "ProgressHandler", "RunCheckpointHandler"]

@@ -1,0 +1,91 @@
+"""Keeping a training safe: the best model for use, the last state for resuming."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ignite.engine import Engine, Events
+
+from medkd.engines.saved_model import WEIGHTS_FILE, SavedModel, load_tensors, save_tensors
+from medkd.errors import UserError
+
+CHECKPOINT_FILE = "checkpoint.pt"
+
+
+class RunCheckpointHandler:
+    """Writes ``model.json`` and the best ``model.pt``, and after every epoch ``checkpoint.pt``; resumes from it.
+
+    MONAI's ``CheckpointSaver`` keeps the best metric only in the file of the best model, so a resumed run could
+    overwrite a better model with a worse one; here it is part of the last checkpoint, with the curves.
+
+    Attach it behind validation and history.
+
+    Args:
+        folder: of the run.
+        model: description to write beside the weights.
+        state: what a resume needs, by name: network, optimizer, projectors, history ..., each with ``state_dict`` and
+            ``load_state_dict``; ``network`` is also what ``model.pt`` holds. The trainer is added.
+        validator: engine that gives the metric.
+        metric: name of the metric, larger is better.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        model: SavedModel,
+        state: Mapping[str, Any],
+        validator: Engine | None = None,
+        metric: str = "val_dice",
+    ) -> None:
+        self.folder = Path(folder)
+        self.model = model
+        self.state = dict(state)
+        self.validator = validator
+        self.metric = metric
+        self.best: dict[str, float] = {"epoch": 0, "value": -1.0}
+        self._fresh_value: float | None = None
+
+    def attach(self, engine: Engine) -> None:
+        """Hang the handler on a trainer."""
+        engine.add_event_handler(Events.STARTED, self._start)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self._save)
+        engine.add_event_handler(Events.COMPLETED, self._complete)
+        if self.validator is not None:
+            self.validator.add_event_handler(Events.COMPLETED, self._note_value)
+
+    def _start(self, engine: Engine) -> None:
+        self.model.write_description(self.folder)
+        path = self.folder / CHECKPOINT_FILE
+        if not path.is_file():
+            return
+        content = load_tensors(path)
+        try:
+            for name, holder in self.state.items():
+                holder.load_state_dict(content[name])
+            self.best = content["best"]
+            engine.state.epoch = content["trainer"]["epoch"]
+            engine.state.iteration = content["trainer"]["iteration"]
+        except (KeyError, ValueError, RuntimeError) as error:
+            raise UserError(f"{path} is of another recipe: choose another --out, or delete the folder.") from error
+
+    def _note_value(self, validator: Engine) -> None:
+        self._fresh_value = float(validator.state.metrics[self.metric])
+
+    def _save(self, engine: Engine) -> None:
+        value, self._fresh_value = self._fresh_value, None
+        if value is not None and value > self.best["value"]:
+            self.best = {"epoch": engine.state.epoch, "value": value}
+            self._save_model()
+        content = {name: holder.state_dict() for name, holder in self.state.items()}
+        progress = {"epoch": engine.state.epoch, "iteration": engine.state.iteration}
+        save_tensors(self.folder / CHECKPOINT_FILE, {**content, "trainer": progress, "best": self.best})
+
+    def _complete(self, engine: Engine) -> None:
+        # Without any validation the last state is the model.
+        if self.best["epoch"] == 0:
+            self._save_model()
+
+    def _save_model(self) -> None:
+        save_tensors(self.folder / WEIGHTS_FILE, self.state["network"].state_dict())

@@ -1,0 +1,75 @@
+"""The curves of a run, one row an epoch."""
+
+from __future__ import annotations
+
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from ignite.engine import Engine, Events
+from monai.utils.enums import CommonKeys
+
+from medkd.errors import UserError
+from medkd.files import write_json
+
+
+class HistoryHandler:
+    """Keeps the mean loss and terms of each epoch, validation metrics and seconds, in ``history.json``.
+
+    Attach it behind the validation. Values stay on the device until the epoch ends, so logging never waits for it.
+
+    Args:
+        path: the JSON file, a list of rows.
+        validator: engine whose metrics of the same epoch join the row.
+    """
+
+    def __init__(self, path: str | Path, validator: Engine | None = None) -> None:
+        self.path = Path(path)
+        self.validator = validator
+        self.rows: list[dict[str, Any]] = []
+        self._sums: dict[str, torch.Tensor] = {}
+        self._validated = False
+        self._started = 0.0
+
+    def attach(self, engine: Engine) -> None:
+        """Hang the handler on a trainer."""
+        engine.add_event_handler(Events.EPOCH_STARTED, self._start)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._add)
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self._finish)
+        if self.validator is not None:
+            self.validator.add_event_handler(Events.COMPLETED, self._mark_validated)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run needs."""
+        return {"rows": self.rows}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from :meth:`state_dict`."""
+        self.rows = list(state["rows"])
+
+    def _start(self, engine: Engine) -> None:
+        self._sums = {}
+        self._validated = False
+        self._started = time.perf_counter()
+
+    def _add(self, engine: Engine) -> None:
+        output = engine.state.output
+        for name, value in {CommonKeys.LOSS: output[CommonKeys.LOSS], **output.get("terms", {})}.items():
+            value = value.detach().float()
+            self._sums[name] = self._sums[name] + value if name in self._sums else value
+
+    def _mark_validated(self, validator: Engine) -> None:
+        self._validated = True
+
+    def _finish(self, engine: Engine) -> None:
+        row: dict[str, Any] = {"epoch": engine.state.epoch}
+        row |= {name: float(total) / engine.state.epoch_length for name, total in self._sums.items()}
+        if not math.isfinite(row[CommonKeys.LOSS]):
+            raise UserError(f"the loss is {row['loss']} in epoch {row['epoch']}: lower --learning_rate.")
+        if self._validated and self.validator is not None:
+            row |= {name: float(value) for name, value in self.validator.state.metrics.items()}
+        row["seconds"] = round(time.perf_counter() - self._started, 3)
+        self.rows.append(row)
+        write_json(self.path, self.rows)

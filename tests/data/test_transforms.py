@@ -1,0 +1,140 @@
+"""The pre-processing and its way back."""
+
+from __future__ import annotations
+
+from itertools import permutations, product
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+import torch
+
+from medkd.data.nifti import Volume
+from medkd.data.transforms import Preprocessing, stack_channels
+from medkd.errors import UserError
+
+SHAPE, SPACING = (30, 22, 5), (2.0, 2.0, 4.0)
+ORDERS = [
+    "".join(letters[axis][side] for axis, side in zip(order, sides, strict=True))
+    for letters in [("LR", "PA", "IS")]
+    for order in permutations(range(3))
+    for sides in product((0, 1), repeat=3)
+]
+
+
+def ras_volume(seed: int = 0) -> tuple[Volume, Volume]:
+    random = np.random.default_rng(seed)
+    image = random.uniform(-400, 500, SHAPE).astype(np.float32)
+    label = (random.uniform(size=SHAPE) > 0.7).astype(np.uint8)
+    affine = np.diag([*SPACING, 1.0])
+    affine[:3, 3] = (-30, 12, 100)
+    header = nibabel.Nifti1Image(image, affine).header
+    return Volume(image, affine, header, Path("image.nii")), Volume(label, affine, header, Path("label.nii"))
+
+
+def reordered(volume: Volume, axcodes: str) -> Volume:
+    """The same scan stored in another of the 48 axis orders, by nibabel."""
+    orientations = nibabel.orientations
+    turn = orientations.ornt_transform(orientations.io_orientation(volume.affine), orientations.axcodes2ornt(axcodes))
+    image = nibabel.Nifti1Image(volume.array, volume.affine).as_reoriented(turn)
+    return Volume(np.asarray(image.dataobj), image.affine, image.header, volume.path)
+
+
+def test_there_are_48_orders():
+    assert len(set(ORDERS)) == 48
+
+
+@pytest.mark.parametrize("axcodes", ORDERS)
+def test_any_axis_order_gives_the_same_slices_and_the_way_back(axcodes):
+    image, label = ras_volume()
+    preprocessing = Preprocessing(size=16)
+    expected = preprocessing.apply(image, label)
+    turned = reordered(image, axcodes)
+    assert "".join(nibabel.aff2axcodes(turned.affine)) == axcodes
+    prepared = preprocessing.apply(turned, reordered(label, axcodes))
+    torch.testing.assert_close(prepared.image.as_tensor(), expected.image.as_tensor())
+    torch.testing.assert_close(prepared.label.as_tensor(), expected.label.as_tensor())
+    back = prepared.to_scan_grid(expected.image.as_tensor())
+    same = reordered(Volume(expected.to_scan_grid(expected.image.as_tensor())[0].numpy(), image.affine, None, image.path), axcodes)
+    np.testing.assert_allclose(back[0].numpy(), same.array, atol=1e-5)
+
+
+def test_without_resizing_it_is_the_window_and_padding_by_hand():
+    image, label = ras_volume()
+    prepared = Preprocessing(size=30, window=(-100.0, 300.0)).apply(image, label)
+    by_hand = np.zeros((30, 30, 5), np.float32)
+    by_hand[:, 4:26] = np.clip((image.array + 100) / 400, 0, 1)
+    np.testing.assert_allclose(prepared.image[0].numpy(), by_hand, atol=1e-6)
+    np.testing.assert_array_equal(prepared.label[0, :, 4:26].numpy(), label.array)
+    np.testing.assert_allclose(prepared.to_scan_grid(prepared.image.as_tensor())[0].numpy(), by_hand[:, 4:26], atol=1e-6)
+
+
+def test_proportions_are_kept_in_millimetres():
+    # 20 x 40 voxels of 3 x 1 mm are 60 x 40 mm: the first axis is the longer one.
+    array = np.random.default_rng(0).uniform(0, 100, (20, 40, 2)).astype(np.float32)
+    volume = Volume(array, np.diag([3.0, 1.0, 5.0, 1.0]), None, Path("x.nii"))
+    prepared = Preprocessing(size=30).apply(volume)
+    inside = (prepared.image[0] > 0).numpy()
+    assert inside.any(axis=(1, 2)).sum() == 30
+    assert inside.any(axis=(0, 2)).sum() == 20
+
+
+def test_a_mask_survives_the_way_there_and_back():
+    affine = np.diag([0.8, 0.8, 5.0, 1.0])
+    x, y, _ = np.ogrid[:200, :180, :3]
+    disc = ((x - 90) ** 2 + (y - 70) ** 2 < 40**2) * np.ones((1, 1, 3), bool)
+    image = Volume(disc.astype(np.float32) * 100, affine, None, Path("x.nii"))
+    prepared = Preprocessing(size=64).apply(image, Volume(disc.astype(np.uint8), affine, None, Path("y.nii")))
+    back = prepared.to_scan_grid(prepared.label.as_tensor() * 2 - 1)[0].numpy() > 0
+    dice = 2 * (back & disc).sum() / (back.sum() + disc.sum())
+    centre = np.array(np.nonzero(back)).mean(axis=1)
+    assert dice > 0.97
+    np.testing.assert_allclose(centre[:2], (90, 70), atol=0.5)
+
+
+def test_values_far_below_air_do_not_bleed():
+    array = np.full((64, 64, 2), 50.0, np.float32)
+    array[:8] = -3024
+    prepared = Preprocessing(size=32).apply(Volume(array, np.eye(4), None, Path("x.nii")))
+    # 50 HU is 0.4375 in the window. Two pixels off the padding and the edges, where smoothing sees 0, it has to be back.
+    assert float(prepared.image[0, 6:-2, 2:-2].min()) == pytest.approx(0.4375, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("channels", "index", "rows"),
+    [
+        ("neighbours", 2, [1, 2, 3]),
+        ("neighbours", 0, [0, 0, 1]),
+        ("neighbours", 4, [3, 4, 4]),
+        ("replicated", 2, [2, 2, 2]),
+    ],
+)
+def test_channels(channels, index, rows):
+    slices = np.arange(5, dtype=np.float16)[:, None, None] * np.ones((1, 2, 2), np.float16)
+    assert stack_channels(slices, index, channels)[:, 0, 0].tolist() == rows
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ({"size": 4}, "too small"),
+        ({"window": (100, 100)}, "range of HU"),
+        ({"channels": "two"}, "neighbours or replicated"),
+        ({"sise": 4}, "cannot be read"),
+    ],
+)
+def test_values_without_sense_are_told(arguments, sentence):
+    with pytest.raises(UserError, match=sentence):
+        Preprocessing.from_dict(arguments)
+
+
+def test_round_trip_as_plain_values():
+    preprocessing = Preprocessing(size=128, window=(-160, 240), channels="replicated")
+    assert Preprocessing.from_dict(preprocessing.to_dict()) == preprocessing
+
+
+def test_key_changes_with_what_is_stored_only():
+    assert Preprocessing(size=128).key() != Preprocessing(size=64).key()
+    assert Preprocessing(window=(-160, 240)).key() != Preprocessing().key()
+    assert Preprocessing(channels="replicated").key() == Preprocessing().key()

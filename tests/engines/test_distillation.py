@@ -1,0 +1,132 @@
+"""The distillation trainer: what it adds to the loss, what it leaves alone."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from monai.engines import SupervisedTrainer
+from torch import nn
+
+from medkd.engines import DistillationTrainer
+from medkd.errors import UserError
+from medkd.handlers import DistillationHandler
+from medkd.losses import ContrastiveFeatureLoss, DiceBCELoss, FeatureMSELoss, PredictionMapLoss
+from medkd.networks import MultiTaskUNet, UNet, create_network
+
+
+def batches(count: int = 2) -> list[dict[str, torch.Tensor]]:
+    generator = torch.Generator().manual_seed(0)
+    return [
+        {
+            "image": torch.rand(4, 3, 16, 16, generator=generator),
+            "label": (torch.rand(4, 1, 16, 16, generator=generator) > 0.6).float(),
+        }
+        for _ in range(count)
+    ]
+
+
+def networks() -> tuple[nn.Module, nn.Module]:
+    torch.manual_seed(0)
+    return UNet(channels=(4, 6, 8), convs_per_block=1), MultiTaskUNet(channels=(4, 6, 8, 10))
+
+
+def trainer(student: nn.Module, teacher: nn.Module, handlers: list, data=None, **arguments) -> DistillationTrainer:
+    losses = nn.ModuleList([handler.loss for handler in handlers])
+    return DistillationTrainer(
+        teacher=teacher,
+        device="cpu",
+        max_epochs=1,
+        train_data_loader=data or batches(),
+        network=student,
+        optimizer=torch.optim.SGD([*student.parameters(), *losses.parameters()], lr=0.1),
+        loss_function=DiceBCELoss(),
+        train_handlers=handlers,
+        decollate=False,
+        **arguments,
+    )
+
+
+def test_total_is_the_weighted_sum_of_terms_computed_outside():
+    student, teacher = networks()
+    data = batches(1)
+    with torch.no_grad():
+        seen = student.train()(data[0]["image"])
+        taught = teacher.eval()(data[0]["image"])
+        segmentation = DiceBCELoss()(seen, data[0]["label"])
+        pmd = PredictionMapLoss()(seen, taught)
+    student, teacher = networks()
+    pmd_term = DistillationHandler("pmd", PredictionMapLoss(), weight=0.2)
+    engine = trainer(student, teacher, [pmd_term], data, segmentation_weight=0.4)
+    engine.run()
+    terms = engine.state.output["terms"]
+    assert float(terms["segmentation"]) == pytest.approx(float(segmentation), rel=1e-5)
+    assert float(terms["pmd"]) == pytest.approx(float(pmd), rel=1e-5)
+    assert float(engine.state.output["loss"]) == pytest.approx(0.4 * float(segmentation) + 0.2 * float(pmd), rel=1e-5)
+
+
+def test_the_teacher_is_frozen_and_the_projectors_learn():
+    student, teacher = networks()
+    before = {key: value.clone() for key, value in teacher.state_dict().items()}
+    term = DistillationHandler("bottleneck", ContrastiveFeatureLoss(8, 10), 1.0, "bottleneck", "bottleneck")
+    projector_before = [parameter.clone() for parameter in term.loss.parameters()]
+    student_before = [parameter.clone() for parameter in student.parameters()]
+    trainer(student, teacher, [term]).run()
+    assert all(torch.equal(value, before[key]) for key, value in teacher.state_dict().items()), "batch norm included"
+    assert all(parameter.grad is None for parameter in teacher.parameters())
+    assert all(not torch.equal(a, b) for a, b in zip(term.loss.parameters(), projector_before, strict=True))
+    # Biases in front of batch norm may stay; the rest of the student moves.
+    moved = [not torch.equal(a, b) for a, b in zip(student.parameters(), student_before, strict=True)]
+    assert sum(moved) > 0.7 * len(moved)
+
+
+def test_with_all_weights_zero_it_is_the_plain_trainer_and_the_teacher_never_runs():
+    student, teacher = networks()
+    calls = []
+    teacher.register_forward_hook(lambda *_: calls.append(1))
+    terms = [
+        DistillationHandler("pmd", PredictionMapLoss(), weight=0.0),
+        DistillationHandler("encoder", FeatureMSELoss(6, 6), 0.0, "encoder", "encoder"),
+    ]
+    trainer(student, teacher, terms).run()
+    plain, _ = networks()
+    SupervisedTrainer(
+        device="cpu",
+        max_epochs=1,
+        train_data_loader=batches(),
+        network=plain,
+        optimizer=torch.optim.SGD(plain.parameters(), lr=0.1),
+        loss_function=DiceBCELoss(),
+        decollate=False,
+    ).run()
+    assert calls == []
+    for ours, theirs in zip(student.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
+
+
+def test_a_loss_that_wants_the_label_gets_it():
+    student, teacher = networks()
+    term = DistillationHandler(
+        "region", ContrastiveFeatureLoss(8, 10, granularity="region"), 1.0, "bottleneck", "bottleneck"
+    )
+    engine = trainer(student, teacher, [term])
+    engine.run()
+    assert torch.isfinite(engine.state.output["terms"]["region"])
+
+
+def test_stock_monai_networks_by_module_path():
+    arguments = {"spatial_dims": 2, "in_channels": 3, "out_channels": 1, "strides": (2, 2)}
+    teacher = create_network("monai.networks.nets.UNet", channels=(8, 12, 16), **arguments)
+    student = create_network("monai.networks.nets.UNet", channels=(4, 6, 8), **arguments)
+    term = DistillationHandler("middle", FeatureMSELoss(6, 12), 1.0, "model.1.submodule.0", "model.1.submodule.0")
+    engine = trainer(student, teacher, [term])
+    engine.run()
+    assert float(engine.state.output["terms"]["middle"]) > 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [({"weight": -1.0}, "0 or more"), ({"student_tap": "encoder"}, "both student_tap and teacher_tap")],
+)
+def test_a_term_without_sense_is_told(arguments, sentence):
+    with pytest.raises(UserError, match=sentence):
+        DistillationHandler("x", PredictionMapLoss(), **arguments)

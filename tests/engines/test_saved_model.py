@@ -1,0 +1,98 @@
+"""Models on disk: what comes back, and what is refused."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from medkd.data import Preprocessing
+from medkd.engines import SavedModel, learning_rate_schedule, load_model, load_teacher
+from medkd.engines.saved_model import WEIGHTS_FILE, load_tensors, save_tensors
+from medkd.errors import UserError
+from medkd.networks import create_network, network_definition
+
+LABELS = {0: "background", 1: "spleen"}
+
+
+@pytest.fixture
+def run(tmp_path):
+    network = create_network("unet_s1", channels=(4, 6))
+    SavedModel(network_definition(network), Preprocessing(size=32), LABELS).write_description(tmp_path)
+    save_tensors(tmp_path / WEIGHTS_FILE, network.state_dict())
+    return tmp_path, network
+
+
+def test_round_trip(run):
+    folder, network = run
+    model = SavedModel.read(folder)
+    assert model.labels == LABELS and model.preprocessing == Preprocessing(size=32)
+    loaded = load_model(folder)
+    assert not loaded.training
+    x = torch.rand(1, 3, 16, 16)
+    torch.testing.assert_close(loaded(x), network.eval()(x))
+
+
+def test_bad_folders_are_told(run, tmp_path):
+    folder, _ = run
+    with pytest.raises(UserError, match="holds no trained model"):
+        SavedModel.read(tmp_path / "nowhere")
+    weights = folder / WEIGHTS_FILE
+    content = weights.read_bytes()
+    weights.write_bytes(content[: len(content) // 2])
+    with pytest.raises(UserError, match="damaged"):
+        load_model(folder)
+    weights.unlink()
+    with pytest.raises(UserError, match="missing"):
+        load_model(folder)
+    save_tensors(weights, create_network("unet_s2").state_dict())
+    with pytest.raises(UserError, match="another network than UNet"):
+        load_model(folder)
+    (folder / "model.json").write_text("{}")
+    with pytest.raises(UserError, match="cannot be read"):
+        load_model(folder)
+
+
+def test_a_description_cannot_name_anything_but_networks(run):
+    folder, _ = run
+    path = folder / "model.json"
+    content = json.loads(path.read_text())
+    content["network"] = {"name": "os.system", "command": "true"}
+    path.write_text(json.dumps(content))
+    with pytest.raises(UserError, match="no network is called"):
+        load_model(folder)
+
+
+def test_weights_cannot_run_code(tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return (print, ("code ran",))
+
+    torch.save({"x": Evil()}, tmp_path / "evil.pt")
+    with pytest.raises(UserError, match="damaged or no checkpoint"):
+        load_tensors(tmp_path / "evil.pt")
+
+
+def test_a_teacher_of_other_labels_is_refused(run):
+    folder, _ = run
+    assert load_teacher(folder, LABELS) is not None
+    with pytest.raises(UserError, match="same labels"):
+        load_teacher(folder, {0: "background", 1: "liver", 2: "spleen"})
+
+
+@pytest.mark.parametrize(("name", "expected"), [("constant", [1.0, 1.0, 1.0]), ("cosine", [1.0, 0.5005, 0.001])])
+def test_schedules(name, expected):
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    schedule = learning_rate_schedule(optimizer, name, epochs=2)
+    rates = []
+    for _ in expected:
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    assert rates == pytest.approx(expected)
+
+
+def test_an_unknown_schedule_is_told():
+    with pytest.raises(UserError, match="constant or cosine"):
+        learning_rate_schedule(torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0), "step", 3)

@@ -56,7 +56,7 @@ class HistoryHandler:
 
     def _add(self, engine: Engine) -> None:
         output = engine.state.output
-        for name, value in {CommonKeys.LOSS: output[CommonKeys.LOSS], **output.get("terms", {})}.items():
+        for name, value in {"loss": output[CommonKeys.LOSS], **output.get("terms", {})}.items():
             value = value.detach().float()
             self._sums[name] = self._sums[name] + value if name in self._sums else value
 
@@ -66,7 +66,7 @@ class HistoryHandler:
     def _finish(self, engine: Engine) -> None:
         row: dict[str, Any] = {"epoch": engine.state.epoch}
         row |= {name: float(total) / engine.state.epoch_length for name, total in self._sums.items()}
-        if not math.isfinite(row[CommonKeys.LOSS]):
+        if not math.isfinite(row["loss"]):
             raise UserError(f"the loss is {row['loss']} in epoch {row['epoch']}: lower --learning_rate.")
         if self._validated and self.validator is not None:
             row |= {name: float(value) for name, value in self.validator.state.metrics.items()}

@@ -1,0 +1,142 @@
+"""Recipes: the bundle configs that train everything, run with overrides."""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+import medkd
+from medkd.errors import UserError
+from medkd.files import write_json
+
+TEACHER, STUDENT = "spleen_ct_teacher", "spleen_ct_student"
+RECIPE_FILE = "recipe.json"
+
+
+def bundle_folder(bundle: str) -> Path:
+    """Where a bundle lies: inside the installed package, or beside it in a checkout."""
+    package = Path(medkd.__file__).parent
+    for parent in (package, package.parent):
+        if (parent / "bundles" / bundle).is_dir():
+            return parent / "bundles" / bundle
+    raise UserError(f"the bundle {bundle} is not installed: install medkd again.")
+
+
+def run_recipe(bundle: str, config: str, overrides: Mapping[str, Any], out: str | Path) -> Path:
+    """Train by a bundle config; the same as ``python -m monai.bundle run`` on it with the overrides.
+
+    A run that was stopped goes on where it was when it is asked for again; a finished one is left as it is.
+
+    Args:
+        bundle: name of the bundle.
+        config: name of the config, such as ``train``.
+        overrides: config id (``epochs``, ``optimizer::lr``) to value.
+        out: the run's folder.
+
+    Returns:
+        The run's folder.
+
+    Raises:
+        UserError: an override names nothing in the config, the folder holds another run, or the data is unusable.
+    """
+    from monai.bundle import ConfigWorkflow
+
+    out = Path(out)
+    file = bundle_folder(bundle) / "configs" / f"{config}.yaml"
+    check_overrides(file, overrides)
+    _claim(out, {"bundle": bundle, "config": config, "overrides": dict(overrides)})
+    workflow = ConfigWorkflow(
+        config_file=str(file), logging_file=False, output_dir=str(out), bundle_root=str(file.parent.parent), **overrides
+    )
+    try:
+        workflow.initialize()
+        workflow.run()
+    except Exception as error:
+        # MONAI wraps what goes wrong while it builds a component.
+        reason = _user_error(error)
+        if reason is None or reason is error:
+            raise
+        raise reason from error
+    return out
+
+
+def check_overrides(config_file: Path, overrides: Mapping[str, Any]) -> None:
+    """Refuse overrides of what the config does not have.
+
+    Arguments of a component may be new (``optimizer::weight_decay``), since the config need not list them all.
+
+    Raises:
+        UserError: with the nearest name that exists.
+    """
+    known = yaml.safe_load(config_file.read_text(encoding="utf-8"))
+    for name in overrides:
+        parts = name.split("::")
+        content: Any = known
+        for depth, part in enumerate(parts):
+            if isinstance(content, Mapping) and part not in content:
+                if "_target_" in content and depth == len(parts) - 1:
+                    break
+                near = difflib.get_close_matches(part, [str(key) for key in content], n=1)
+                hint = f"did you mean {'::'.join([*parts[:depth], near[0]])}?" if near else f"see {config_file.name}."
+                raise UserError(f"the recipe has no option {name!r}: {hint}")
+            content = content.get(part) if isinstance(content, Mapping) else None
+
+
+def parse_overrides(words: Sequence[str]) -> dict[str, Any]:
+    """Read ``--name value`` pairs as overrides; values are Python or YAML literals, else text.
+
+    Raises:
+        UserError: the words are not such pairs.
+    """
+    overrides: dict[str, Any] = {}
+    pending = list(words)
+    while pending:
+        name = pending.pop(0)
+        if not name.startswith("--") or len(name) == 2:
+            raise UserError(f"{name!r} is not understood here: options of the recipe are given as --name value.")
+        name, equals, value = name[2:].partition("=")
+        if not equals:
+            if not pending:
+                raise UserError(f"--{name} needs a value: options of the recipe are given as --name value.")
+            value = pending.pop(0)
+        overrides[name] = _literal(value)
+    return overrides
+
+
+def _literal(text: str) -> Any:
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        pass
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
+    return value if isinstance(value, (bool, int, float, list, dict, type(None))) else text
+
+
+def _claim(out: Path, recipe: dict[str, Any]) -> None:
+    """Note the recipe in the run's folder, or refuse a folder that another recipe has taken."""
+    file = out / RECIPE_FILE
+    recipe = json.loads(json.dumps(recipe, default=str))
+    if file.is_file():
+        if json.loads(file.read_text(encoding="utf-8")) != recipe:
+            raise UserError(f"{out} holds a run of another recipe: choose another --out, or delete the folder.")
+    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"{out} exists and is no run of medkd: choose another --out.")
+    write_json(file, recipe)
+
+
+def _user_error(error: BaseException) -> UserError | None:
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, UserError):
+            return seen
+        seen = seen.__cause__ or seen.__context__
+    return None

@@ -1,0 +1,291 @@
+"""The command line: parses, calls, prints. Everything it does can be done from Python too."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from medkd import __version__
+from medkd.errors import UserError
+
+RECIPE_NOTE = (
+    "Any value of the recipe can be overridden with --name value; '::' goes deeper, as in --optimizer::lr 0.001. "
+    "The recipe is {config}. A stopped run goes on where it was when the same command is given again."
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        arguments: the words behind ``medkd``; those of the process by default.
+
+    Returns:
+        0 if all went well, 1 if some cases of several failed or medkd itself did, 2 if the input was wrong, 130 if
+        interrupted.
+    """
+    parser = _parser()
+    options, rest = parser.parse_known_args(arguments)
+    if rest and not options.overridable:
+        parser.error(f"not understood: {' '.join(rest)}; see medkd {options.command} --help")
+    # MONAI and ignite log each engine's life, errors with it; the user gets one bar and one sentence.
+    logging.disable(logging.ERROR)
+    try:
+        if options.overridable:
+            from medkd.recipes import parse_overrides
+
+            options.overrides = parse_overrides(rest)
+        return options.run(options)
+    except UserError as error:
+        return _fail(str(error), 2)
+    except KeyboardInterrupt:
+        return _fail("interrupted: give the same command again to go on.", 130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:
+        return _fail(f"{error.filename or 'a file'} cannot be used ({error.strerror or error}).", 2)
+    except Exception as error:
+        if os.environ.get("MEDKD_DEBUG"):
+            raise
+        reason = (str(error).strip().splitlines() or [""])[0]
+        return _fail(f"failed inside ({type(error).__name__}: {reason}): MEDKD_DEBUG=1 shows where.", 1)
+
+
+def _fail(sentence: str, code: int) -> int:
+    print(f"medkd: {sentence}", file=sys.stderr)
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="medkd",
+        description="Turn a large segmentation teacher into a tiny student.",
+        epilog="Start with: medkd demo --out demo",
+    )
+    parser.add_argument("--version", action="version", version=f"medkd {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _data_commands(commands)
+
+    train = _command(
+        commands, "train", _train, "train a teacher, or a student alone",
+        "medkd train --data Task09_Spleen --network multitask_unet --out runs/teacher --epochs 50",
+        "spleen_ct_teacher/configs/train.yaml for teachers, spleen_ct_student/configs/train.yaml for students",
+    )  # fmt: skip
+    _data_options(train)
+    train.add_argument("--network", required=True, metavar="NAME", help="see medkd networks, or monai.networks.nets.X")
+    train.add_argument("--role", choices=("teacher", "student"), help="whose recipe; the network's own by default")
+
+    pretrain = _command(
+        commands, "pretrain", _pretrain, "train a multi-task network to reconstruct unlabelled volumes",
+        "medkd pretrain --data Task09_Spleen --network multitask_unet --out runs/start, then "
+        "medkd train ... --initial_run runs/start",
+        "spleen_ct_teacher/configs/pretrain.yaml",
+    )  # fmt: skip
+    _data_options(pretrain)
+    pretrain.add_argument("--network", default="multitask_unet", metavar="NAME", help="a network with reconstruction")
+
+    distill = _command(
+        commands, "distill", _distill, "train a student beside a frozen teacher",
+        "medkd distill --data Task09_Spleen --teacher runs/teacher --student unet_s1 --out runs/student",
+        "spleen_ct_student/configs/distill.yaml",
+    )  # fmt: skip
+    _data_options(distill)
+    distill.add_argument("--teacher", required=True, type=Path, metavar="RUN", help="run folder of the teacher")
+    distill.add_argument("--student", default="unet_s1", metavar="NAME", help="network of the student (%(default)s)")
+
+    evaluate = _command(
+        commands, "evaluate", _evaluate, "compare a trained model with the labels, volume by volume",
+        "medkd evaluate runs/student --data Task09_Spleen --json student.json",
+    )  # fmt: skip
+    evaluate.add_argument("model", type=Path, metavar="RUN", help="run folder of the model")
+    evaluate.add_argument("--data", required=True, type=Path, metavar="DIR", help="task folder in Decathlon layout")
+    evaluate.add_argument("--split", choices=("train", "val", "test"), default="test", help="which cases (%(default)s)")
+    evaluate.add_argument("--split_file", type=Path, metavar="FILE", help="splits.json; that of the data by default")
+    evaluate.add_argument("--split_seed", type=int, default=0, metavar="S", help="of the draw without a splits.json")
+    evaluate.add_argument("--json", type=Path, metavar="FILE", help="also write the figures here")
+
+    infer = _command(
+        commands, "infer", _infer, "segment new scans",
+        "medkd infer runs/student scan1.nii.gz scan2.nii.gz --out masks",
+    )  # fmt: skip
+    infer.add_argument("model", type=Path, metavar="RUN", help="run folder of the model")
+    infer.add_argument("inputs", nargs="+", type=Path, metavar="INPUT", help="NIfTI scans")
+    infer.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder for masks and measurements.json")
+
+    networks = _command(commands, "networks", _networks, "list the networks", "medkd networks --json")
+    networks.add_argument("--json", action="store_true", help="print JSON")
+
+    demo = _command(
+        commands, "demo", _demo, "the whole way on synthetic CT, in minutes", "medkd demo --out demo"
+    )
+    demo.add_argument("--out", type=Path, default=Path("demo"), metavar="DIR", help="folder to write (%(default)s)")
+    return parser
+
+
+def _data_commands(commands: Any) -> None:
+    data = commands.add_parser("data", help="look at, make and convert data").add_subparsers(
+        dest="data_command", required=True, metavar="COMMAND"
+    )
+    info = _command(data, "info", _data_info, "what is in a task folder and what is wrong with it",
+                    "medkd data info Task09_Spleen")  # fmt: skip
+    info.add_argument("folder", type=Path, metavar="DIR")
+    info.add_argument("--json", action="store_true", help="print JSON")
+    phantom = _command(data, "phantom", _data_phantom, "make synthetic abdominal CT in Decathlon layout",
+                       "medkd data phantom --out phantoms --volumes 12 --seed 0")  # fmt: skip
+    phantom.add_argument("--out", required=True, type=Path, metavar="DIR")
+    phantom.add_argument("--volumes", type=int, default=12, metavar="N", help="how many (%(default)s)")
+    phantom.add_argument("--seed", type=int, default=0, metavar="S", help="same seed, same bytes (%(default)s)")
+    slices = _command(data, "slices", _data_slices, "write axial slices and masks as PNG",
+                      "medkd data slices Task09_Spleen --out slices --window -125 275")  # fmt: skip
+    slices.add_argument("folder", type=Path, metavar="DIR")
+    slices.add_argument("--out", required=True, type=Path, metavar="DIR")
+    slices.add_argument("--window", type=float, nargs=2, default=(-125.0, 275.0), metavar=("LOW", "HIGH"),
+                        help="HU that become black and white (-125 275)")  # fmt: skip
+    slices.add_argument("--size", type=int, metavar="N", help="resize to N x N; the scan's matrix by default")
+
+
+def _command(
+    commands: Any, name: str, run: Callable[[Any], int], summary: str, example: str, config: str | None = None
+) -> argparse.ArgumentParser:
+    note = f"\n\n{RECIPE_NOTE.format(config=config)}" if config else ""
+    parser = commands.add_parser(
+        name, help=summary, description=summary[0].upper() + summary[1:] + ".", epilog=f"Example: {example}.{note}",
+        allow_abbrev=False,
+    )  # fmt: skip
+    parser.set_defaults(run=run, overridable=config is not None)
+    return parser
+
+
+def _data_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--data", required=True, type=Path, metavar="DIR", help="task folder in Decathlon layout")
+    parser.add_argument("--download", action="store_true", help="fetch the task through MONAI if the folder is missing")
+    parser.add_argument("--out", required=True, type=Path, metavar="RUN", help="folder for the run")
+
+
+def _recipe_overrides(options: argparse.Namespace) -> dict[str, Any]:
+    overrides: dict[str, Any] = {"dataset_dir": str(options.data)}
+    if options.download:
+        overrides["download"] = True
+    return overrides
+
+
+def _train(options: argparse.Namespace) -> int:
+    from medkd.networks import network_entry
+    from medkd.networks.registry import MONAI_NETWORKS
+    from medkd.recipes import STUDENT, TEACHER, run_recipe
+
+    is_stock = options.network.startswith(MONAI_NETWORKS)
+    role = options.role or ("teacher" if is_stock else network_entry(options.network).role)
+    overrides = {**_recipe_overrides(options), "network_name": options.network, **options.overrides}
+    return _report_run(run_recipe(TEACHER if role == "teacher" else STUDENT, "train", overrides, options.out))
+
+
+def _pretrain(options: argparse.Namespace) -> int:
+    from medkd.recipes import TEACHER, run_recipe
+
+    overrides = {**_recipe_overrides(options), "network_name": options.network, **options.overrides}
+    return _report_run(run_recipe(TEACHER, "pretrain", overrides, options.out))
+
+
+def _distill(options: argparse.Namespace) -> int:
+    from medkd.recipes import STUDENT, run_recipe
+
+    overrides = {
+        **_recipe_overrides(options),
+        "teacher_run": str(options.teacher),
+        "network_name": options.student,
+        **options.overrides,
+    }
+    return _report_run(run_recipe(STUDENT, "distill", overrides, options.out))
+
+
+def _report_run(run: Path) -> int:
+    history = json.loads((run / "history.json").read_text(encoding="utf-8"))
+    best = max((row for row in history if "val_dice" in row), key=lambda row: row["val_dice"], default=None)
+    figures = "" if best is None else f", best validation Dice {best['val_dice']:.3f} in epoch {best['epoch']}"
+    print(f"{run}: {len(history)} epochs{figures}")
+    return 0
+
+
+def _evaluate(options: argparse.Namespace) -> int:
+    from medkd.data import DecathlonTask
+    from medkd.files import write_json
+    from medkd.inference import Segmenter, evaluate, format_evaluation
+
+    segmenter = Segmenter.load(options.model)
+    task = DecathlonTask.load(options.data)
+    split = task.split(seed=options.split_seed, file=options.split_file)
+    report = evaluate(segmenter, task.select(getattr(split, options.split)), task.labels)
+    if options.json:
+        write_json(options.json, {"model": str(options.model), "split": options.split, **report})
+    print(format_evaluation(report, options.model))
+    return 0
+
+
+def _infer(options: argparse.Namespace) -> int:
+    from medkd.inference import Segmenter, segment_files
+
+    failures = segment_files(Segmenter.load(options.model), options.inputs, options.out)
+    for sentence in failures:
+        _fail(sentence, 2)
+    if not failures:
+        return 0
+    return 2 if len(failures) == len(options.inputs) else 1
+
+
+def _networks(options: argparse.Namespace) -> int:
+    from medkd.networks import describe_network, network_names
+
+    descriptions = [describe_network(name) for name in network_names()]
+    if options.json:
+        print(json.dumps(descriptions, indent=2))
+        return 0
+    print(f"{'name':<20}{'role':<9}{'parameters':>11}{'G multiply-adds':>17}  taps")
+    for row in descriptions:
+        at = "x".join(str(n) for n in row["input_shape"])
+        macs = f"{row['macs'] / 1e9:.2f}"
+        print(f"{row['name']:<20}{row['role']:<9}{row['parameters']:>11,}{macs:>17}  {', '.join(row['taps'])}")
+        print(f"  at {at}; {row['reference']}")
+    return 0
+
+
+def _data_info(options: argparse.Namespace) -> int:
+    from medkd.data.inspect import format_inspection, inspect_task
+
+    report = inspect_task(options.folder)
+    print(json.dumps(report, indent=2) if options.json else format_inspection(report))
+    return 0
+
+
+def _data_phantom(options: argparse.Namespace) -> int:
+    from medkd.data.phantom import write_phantom_task
+
+    write_phantom_task(options.out, options.volumes, options.seed)
+    print(f"{options.out}: {options.volumes} volumes")
+    return 0
+
+
+def _data_slices(options: argparse.Namespace) -> int:
+    from medkd.data.png import export_slices
+
+    export_slices(options.folder, options.out, tuple(options.window), options.size)
+    print(f"{options.out}: images, masks and conversion.json")
+    return 0
+
+
+def _demo(options: argparse.Namespace) -> int:
+    from medkd.study.demo import run_demo
+
+    run_demo(options.out)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,120 @@
+"""Figures of a trained model on labelled volumes, on the grid of the original scans."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from medkd.data.decathlon import Case
+from medkd.data.nifti import check_pair, read_image, read_label
+from medkd.errors import UserError
+from medkd.inference.segmenter import Segmenter
+from medkd.metrics import OverlapCounts, labels_from_logits, psnr
+from medkd.networks import count_parameters, reconstructs
+
+# The published code says foreground where the LOGIT exceeds one half, a probability of 0.62.
+THESIS_THRESHOLD = 0.5
+
+
+def evaluate(segmenter: Segmenter, cases: Sequence[Case], labels: dict[int, str]) -> dict[str, Any]:
+    """Segment every case and compare with its label.
+
+    Args:
+        segmenter: the model.
+        cases: with labels.
+        labels: of the data set, value to name; they must be those of the model.
+
+    Returns:
+        ``cases`` (for each: name, figures by label), ``mean`` and ``standard_deviation`` over volumes by label,
+        ``pooled_slices`` as MTMS-KD computes them (one count over all prepared slices, logit above 0.5), ``psnr`` of
+        the reconstruction in dB for a multi-task model, ``parameters``. Figures are dice, iou, precision, recall.
+
+    Raises:
+        UserError: no case, a bad file, or labels the model was not trained on.
+    """
+    if not cases:
+        raise UserError("there is no case to evaluate: check the split of the data set.")
+    if labels != segmenter.model.labels:
+        raise UserError(f"the model segments {segmenter.model.labels} but the data is labelled {labels}: they must agree.")
+    rows = []
+    pooled = {name: OverlapCounts() for value, name in labels.items() if value}
+    for case in tqdm(cases, desc="evaluating", unit="volume", leave=False, delay=1.0):
+        row, counts = _evaluate_case(segmenter, case, labels)
+        rows.append(row)
+        pooled = {name: pooled[name] + counts[name] for name in pooled}
+    report = {
+        "parameters": count_parameters(segmenter.network),
+        "cases": rows,
+        "mean": _over_volumes(rows, statistics.fmean),
+        "standard_deviation": _over_volumes(rows, lambda values: statistics.stdev(values) if len(values) > 1 else 0.0),
+        "pooled_slices": {name: counts.figures() for name, counts in pooled.items()},
+    }
+    if "psnr" in rows[0]:
+        report["psnr"] = statistics.fmean(row["psnr"] for row in rows)
+    return report
+
+
+def _evaluate_case(
+    segmenter: Segmenter, case: Case, labels: dict[int, str]
+) -> tuple[dict[str, Any], dict[str, OverlapCounts]]:
+    if case.label is None:
+        raise UserError(f"{case.image} has no label: evaluate labelled cases only.")
+    image, truth = read_image(case.image), read_label(case.label)
+    check_pair(image, truth, list(labels))
+    prepared = segmenter.model.preprocessing.apply(image, truth)
+    output = segmenter.predict(prepared, **({"reconstruct": True} if reconstructs(segmenter.network) else {}))
+    logits = output[0] if isinstance(output, tuple) else output
+    mask = labels_from_logits(prepared.to_scan_grid(logits))[0].numpy()
+    thesis_mask = labels_from_logits(logits, THESIS_THRESHOLD)[0].numpy()
+    prepared_truth = prepared.label[0].numpy()  # type: ignore[index]
+    row: dict[str, Any] = {"name": case.name, "labels": {}}
+    counts = {}
+    for value, name in labels.items():
+        if value:
+            figures = OverlapCounts.of(mask == value, truth.array == value).figures()
+            volumes = {
+                "volume_ml": float((mask == value).sum()) * image.voxel_ml,
+                "true_volume_ml": float((truth.array == value).sum()) * image.voxel_ml,
+            }
+            row["labels"][name] = figures | volumes
+            counts[name] = OverlapCounts.of(thesis_mask == value, prepared_truth == value)
+    if isinstance(output, tuple):
+        # The middle channel of the reconstruction is the slice itself in both channel modes.
+        row["psnr"] = psnr(output[1][1], prepared.image[0].as_tensor())
+    return row, counts
+
+
+def _over_volumes(rows: list[dict[str, Any]], summary: Any) -> dict[str, dict[str, float]]:
+    first = rows[0]["labels"]
+    return {
+        label: {
+            figure: summary([row["labels"][label][figure] for row in rows])
+            for figure in ("dice", "iou", "precision", "recall")
+        }
+        for label in first
+    }
+
+
+def format_evaluation(report: dict[str, Any], run: str | Path) -> str:
+    """A table of the report for the terminal, at most 80 columns."""
+    lines = [f"{Path(run).name}: {report['parameters']:,} parameters, {len(report['cases'])} volumes"]
+    for label in report["mean"]:
+        lines += ["", f"{label:<24}{'Dice':>8}{'IoU':>8}{'precision':>11}{'recall':>8}{'ml':>9}{'true ml':>9}"]
+        for row in report["cases"]:
+            figures = row["labels"][label]
+            name = row["name"] if len(row["name"]) <= 22 else row["name"][:21] + "~"
+            lines.append(_row("  " + name, figures) + f"{figures['volume_ml']:>9.1f}{figures['true_volume_ml']:>9.1f}")
+        lines.append(_row("mean", report["mean"][label]))
+        lines.append(_row("standard deviation", report["standard_deviation"][label]))
+        lines.append(_row("pooled slices (thesis)", report["pooled_slices"][label]))
+    if "psnr" in report:
+        lines += ["", f"reconstruction PSNR {report['psnr']:.1f} dB"]
+    return "\n".join(lines)
+
+
+def _row(name: str, figures: dict[str, float]) -> str:
+    return f"{name:<24}{figures['dice']:>8.3f}{figures['iou']:>8.3f}{figures['precision']:>11.3f}{figures['recall']:>8.3f}"

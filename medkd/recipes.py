@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import difflib
 import json
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from medkd.files import write_json
 
 TEACHER, STUDENT = "spleen_ct_teacher", "spleen_ct_student"
 RECIPE_FILE = "recipe.json"
+CHECKPOINT_FILE = "checkpoint.pt"
 
 
 def bundle_folder(bundle: str) -> Path:
@@ -50,6 +52,7 @@ def run_recipe(bundle: str, config: str, overrides: Mapping[str, Any], out: str 
     out = Path(out)
     file = bundle_folder(bundle) / "configs" / f"{config}.yaml"
     check_overrides(file, overrides)
+    is_new = not out.exists()
     _claim(out, {"bundle": bundle, "config": config, "overrides": dict(overrides)})
     workflow = ConfigWorkflow(
         config_file=str(file), logging_file=False, output_dir=str(out), bundle_root=str(file.parent.parent), **overrides
@@ -58,11 +61,10 @@ def run_recipe(bundle: str, config: str, overrides: Mapping[str, Any], out: str 
         workflow.initialize()
         workflow.run()
     except Exception as error:
-        # MONAI wraps what goes wrong while it builds a component.
-        reason = _user_error(error)
-        if reason is None or reason is error:
-            raise
-        raise reason from error
+        raise _explain(error, overrides) from error
+    finally:
+        if is_new and not (out / CHECKPOINT_FILE).exists():
+            shutil.rmtree(out, ignore_errors=True)
     return out
 
 
@@ -122,21 +124,26 @@ def _literal(text: str) -> Any:
 
 
 def _claim(out: Path, recipe: dict[str, Any]) -> None:
-    """Note the recipe in the run's folder, or refuse a folder that another recipe has taken."""
+    """Note the recipe in the run's folder, or refuse a folder that another recipe has trained in."""
     file = out / RECIPE_FILE
     recipe = json.loads(json.dumps(recipe, default=str))
     if file.is_file():
-        if json.loads(file.read_text(encoding="utf-8")) != recipe:
+        if (out / CHECKPOINT_FILE).is_file() and json.loads(file.read_text(encoding="utf-8")) != recipe:
             raise UserError(f"{out} holds a run of another recipe: choose another --out, or delete the folder.")
     elif out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out} exists and is no run of medkd: choose another --out.")
     write_json(file, recipe)
 
 
-def _user_error(error: BaseException) -> UserError | None:
-    seen: BaseException | None = error
-    while seen is not None:
-        if isinstance(seen, UserError):
-            return seen
-        seen = seen.__cause__ or seen.__context__
-    return None
+def _explain(error: Exception, overrides: Mapping[str, Any]) -> Exception:
+    """What to raise for an error of a run: MONAI wraps what goes wrong while it builds a component."""
+    chain: list[BaseException] = [error]
+    while (cause := chain[-1].__cause__) is not None:
+        chain.append(cause)
+    for link in chain:
+        if isinstance(link, UserError):
+            return link
+    if len(chain) == 1:
+        return error
+    reason = (str(chain[-1]).strip().splitlines() or [type(chain[-1]).__name__])[0].rstrip(".")
+    return UserError(f"the recipe cannot be built ({reason}): check the options {', '.join(overrides) or 'it has'}.")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 import torch
 from monai.data import MetaTensor
 from monai.transforms import InvertibleTransform, Orientation, Resize, ScaleIntensityRange, SpatialPad
+from monai.utils import TraceKeys
 
 from medkd.data.nifti import Volume
 from medkd.errors import UserError
@@ -39,7 +41,11 @@ class PreparedScan:
         In-plane it is interpolated linearly, so give logits, not masks.
         """
         result = MetaTensor(prediction, affine=self.image.affine)
-        result.applied_operations = list(self.image.applied_operations)
+        result.applied_operations = deepcopy(self.image.applied_operations)
+        for record in result.applied_operations:
+            if record[TraceKeys.CLASS_NAME] == "Resize":
+                # Cells were averaged on the way in; undoing that by repetition would give steps at every edge.
+                record[TraceKeys.EXTRA_INFO]["mode"] = "trilinear"
         for step in reversed(self.steps):
             result = step.inverse(result)
         return result.as_tensor()
@@ -92,8 +98,8 @@ class Preprocessing:
     def apply(self, image: Volume, label: Volume | None = None) -> PreparedScan:
         """Turn a scan to RAS order, window it, and fit its axial slices into a square without distorting them.
 
-        The window comes before the resize, so that padding values far below air cannot bleed into the body; slices
-        are smoothed before they shrink.
+        The window comes before the resize, so that padding values far below air cannot bleed into the body. Slices that
+        shrink are averaged over the area of the new pixels, others interpolated linearly.
 
         Args:
             image: the scan in HU.
@@ -103,8 +109,8 @@ class Preprocessing:
         oriented = orient(as_metatensor(image))
         inside = self._inside(oriented)
         pad = SpatialPad((self.size, self.size, oriented.shape[3]))
-        shrinks = any(target < source for target, source in zip(inside[:2], oriented.shape[1:3], strict=True))
-        resize = Resize(inside, mode="trilinear", anti_aliasing=shrinks)
+        shrinks = all(target <= source for target, source in zip(inside[:2], oriented.shape[1:3], strict=True))
+        resize = Resize(inside, mode="area" if shrinks else "trilinear")
         windowed = ScaleIntensityRange(*self.window, b_min=0.0, b_max=1.0, clip=True)(oriented)
         prepared_label = None
         if label is not None:

@@ -97,8 +97,8 @@ def test_values_far_below_air_do_not_bleed():
     array = np.full((64, 64, 2), 50.0, np.float32)
     array[:8] = -3024
     prepared = Preprocessing(size=32).apply(Volume(array, np.eye(4), None, Path("x.nii")))
-    # 50 HU is 0.4375 in the window. Two pixels off the padding and the edges, where smoothing sees 0, it has to be back.
-    assert float(prepared.image[0, 6:-2, 2:-2].min()) == pytest.approx(0.4375, abs=1e-3)
+    # 50 HU is 0.4375 in the window; pixels of the new grid hold either padding or body.
+    assert sorted(set(prepared.image.flatten().tolist())) == [0.0, 0.4375]
 
 
 @pytest.mark.parametrize(

@@ -122,9 +122,7 @@ def _parser() -> argparse.ArgumentParser:
     networks = _command(commands, "networks", _networks, "list the networks", "medkd networks --json")
     networks.add_argument("--json", action="store_true", help="print JSON")
 
-    demo = _command(
-        commands, "demo", _demo, "the whole way on synthetic CT, in minutes", "medkd demo --out demo"
-    )
+    demo = _command(commands, "demo", _demo, "the whole way on synthetic CT, in minutes", "medkd demo --out demo")
     demo.add_argument("--out", type=Path, default=Path("demo"), metavar="DIR", help="folder to write (%(default)s)")
     return parser
 

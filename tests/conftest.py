@@ -9,9 +9,9 @@ from pathlib import Path
 # Tensors of the tests are tiny: a second thread costs more than it gives. Set before torch is imported.
 os.environ["OMP_NUM_THREADS"] = "1"
 
-import nibabel  # noqa: E402
-import numpy as np  # noqa: E402
-import pytest  # noqa: E402
+import nibabel
+import numpy as np
+import pytest
 
 
 @pytest.fixture(autouse=True)

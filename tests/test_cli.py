@@ -247,7 +247,7 @@ def test_a_full_disk_is_one_sentence(tmp_path, monkeypatch):
     def full(**arguments):
         handle, name = original(**arguments)
         Path(name).unlink()
-        os.symlink("/dev/full", name)
+        Path(name).symlink_to("/dev/full")
         return handle, name
 
     monkeypatch.setattr(files.tempfile, "mkstemp", full)

@@ -125,10 +125,15 @@ def test_pretraining_reconstructs_and_starts_a_teacher(tiny_task, tmp_path):
     rows = history(start)
     assert rows[1]["loss"] < rows[0]["loss"] and "val_dice" not in rows[0]
     run = run_recipe(
-        TEACHER, "train", common(tiny_task) | {"size": 32, "initial_run": str(start), "learning_rate": 0.0}, tmp_path / "run"
+        TEACHER,
+        "train",
+        common(tiny_task) | {"size": 32, "initial_run": str(start), "learning_rate": 0.0},
+        tmp_path / "run",
     )
     ours, theirs = load_tensors(run / "model.pt"), load_tensors(start / "model.pt")
-    assert all(torch.equal(ours[key], theirs[key]) for key in theirs if "running" not in key and "num_batches" not in key)
+    assert all(
+        torch.equal(ours[key], theirs[key]) for key in theirs if "running" not in key and "num_batches" not in key
+    )
 
 
 def test_the_bundle_command_does_what_the_recipe_does(teacher, tiny_task, tmp_path):

@@ -1,10 +1,17 @@
-"""The one augmentation of slices: what differs between scanners and patients, and nothing that turns left into right."""
+"""The one augmentation of slices: what differs between scanners and patients, never left and right swapped."""
 
 from __future__ import annotations
 
 from math import radians
 
-from monai.transforms import Compose, RandAdjustContrastd, RandAffined, RandScaleIntensityd, RandShiftIntensityd, ToTensord
+from monai.transforms import (
+    Compose,
+    RandAdjustContrastd,
+    RandAffined,
+    RandScaleIntensityd,
+    RandShiftIntensityd,
+    ToTensord,
+)
 
 
 def slice_augmentation(size: int) -> Compose:

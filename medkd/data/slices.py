@@ -60,7 +60,7 @@ class SliceVolume:
             files["label"] = folder / "label.npy"
         if not all(file.is_file() for file in files.values()):
             for key, array in _prepare(case, preprocessing, label_values).items():
-                with atomic_write(files[key]) as temporary, open(temporary, "wb") as stream:
+                with atomic_write(files[key]) as temporary, temporary.open("wb") as stream:
                     np.save(stream, array)
         arrays = {key: np.load(file, mmap_mode="r", allow_pickle=False) for key, file in files.items()}
         return cls(case.name, arrays["image"], arrays.get("label"))
@@ -135,12 +135,12 @@ class SliceDataset(Dataset[dict[str, torch.Tensor]]):
 
     def foreground(self) -> np.ndarray:
         """For each slice, whether any label other than background is on it; all true without labels."""
-        flags = []
+        flags: list[np.ndarray] = []
         for volume in self.volumes:
             if volume.label is None:
                 flags.append(np.ones(len(volume.image), dtype=bool))
             else:
-                flags.append(volume.label.reshape(len(volume.label), -1).any(axis=1))
+                flags.append(np.asarray(volume.label.reshape(len(volume.label), -1).any(axis=1)))
         return np.concatenate(flags)
 
 

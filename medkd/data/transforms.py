@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -84,7 +84,9 @@ class Preprocessing:
         try:
             return cls(**content)
         except TypeError as error:
-            raise UserError(f"the preprocessing {dict(content)} cannot be read ({error}): train the model again.") from error
+            raise UserError(
+                f"the preprocessing {dict(content)} cannot be read ({error}): train the model again."
+            ) from error
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
@@ -106,7 +108,7 @@ class Preprocessing:
             label: its label map on the same grid.
         """
         orient = Orientation("RAS", labels=None)
-        oriented = orient(as_metatensor(image))
+        oriented = _meta(orient(as_metatensor(image)))
         inside = self._inside(oriented)
         pad = SpatialPad((self.size, self.size, oriented.shape[3]))
         shrinks = all(target <= source for target, source in zip(inside[:2], oriented.shape[1:3], strict=True))
@@ -115,8 +117,8 @@ class Preprocessing:
         prepared_label = None
         if label is not None:
             nearest = Resize(inside, mode="nearest-exact")
-            prepared_label = pad(nearest(Orientation("RAS", labels=None)(as_metatensor(label))))
-        return PreparedScan(pad(resize(windowed)), prepared_label, (orient, resize, pad))
+            prepared_label = _meta(pad(nearest(Orientation("RAS", labels=None)(as_metatensor(label)))))
+        return PreparedScan(_meta(pad(resize(_meta(windowed)))), prepared_label, (orient, resize, pad))
 
     def _inside(self, oriented: MetaTensor) -> tuple[int, int, int]:
         """The matrix that holds the scan inside the square, from its extent in millimetres."""
@@ -142,6 +144,11 @@ def stack_channels(slices: np.ndarray, index: int, channels: str) -> np.ndarray:
     else:
         rows = [max(index - 1, 0), index, min(index + 1, len(slices) - 1)]
     return np.stack([slices[row] for row in rows]).astype(np.float32)
+
+
+def _meta(result: Any) -> MetaTensor:
+    """MONAI's transforms declare wider types than the tensor with affine that they return."""
+    return cast(MetaTensor, result)
 
 
 def as_metatensor(volume: Volume) -> MetaTensor:

@@ -49,7 +49,9 @@ class SavedModel:
         """
         path = Path(folder) / DESCRIPTION_FILE
         if not path.is_file():
-            raise UserError(f"{folder} holds no trained model ({DESCRIPTION_FILE} is missing): give the --out of a run.")
+            raise UserError(
+                f"{folder} holds no trained model ({DESCRIPTION_FILE} is missing): give the --out of a run."
+            )
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
             return cls(

@@ -10,9 +10,7 @@ from torch import nn
 from medkd.engines.saved_model import WEIGHTS_FILE, load_weights
 
 
-def prepare_network(
-    network: nn.Module, device: str | torch.device, initial_run: str | Path | None = None
-) -> nn.Module:
+def prepare_network(network: nn.Module, device: str | torch.device, initial_run: str | Path | None = None) -> nn.Module:
     """Move a 2-D network to a device in channels-last order, which convolutions run fastest in.
 
     Args:

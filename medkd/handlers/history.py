@@ -55,7 +55,7 @@ class HistoryHandler:
         self._started = time.perf_counter()
 
     def _add(self, engine: Engine) -> None:
-        output = engine.state.output
+        output: Any = engine.state.output
         for name, value in {"loss": output[CommonKeys.LOSS], **output.get("terms", {})}.items():
             value = value.detach().float()
             self._sums[name] = self._sums[name] + value if name in self._sums else value
@@ -64,8 +64,9 @@ class HistoryHandler:
         self._validated = True
 
     def _finish(self, engine: Engine) -> None:
-        row: dict[str, Any] = {"epoch": engine.state.epoch}
-        row |= {name: float(total) / engine.state.epoch_length for name, total in self._sums.items()}
+        state: Any = engine.state
+        row: dict[str, Any] = {"epoch": state.epoch}
+        row |= {name: float(total) / state.epoch_length for name, total in self._sums.items()}
         if not math.isfinite(row["loss"]):
             raise UserError(f"the loss is {row['loss']} in epoch {row['epoch']}: lower --learning_rate.")
         if self._validated and self.validator is not None:

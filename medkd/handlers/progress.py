@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 from ignite.engine import Engine, Events
 from tqdm import tqdm
@@ -33,12 +34,12 @@ class ProgressHandler:
 
     def _open(self, engine: Engine) -> None:
         if self._bar is None:
-            length = engine.state.epoch_length
+            state: Any = engine.state
             # A log file gets a line now and then, a terminal a bar that moves.
             pace = 0.2 if sys.stderr.isatty() else 10.0
             self._bar = tqdm(
-                total=engine.state.max_epochs * length,
-                initial=(engine.state.epoch - 1) * length,
+                total=state.max_epochs * state.epoch_length,
+                initial=(state.epoch - 1) * state.epoch_length,
                 desc=self.description,
                 unit="step",
                 mininterval=pace,

@@ -39,7 +39,9 @@ def evaluate(segmenter: Segmenter, cases: Sequence[Case], labels: dict[int, str]
     if not cases:
         raise UserError("there is no case to evaluate: check the split of the data set.")
     if labels != segmenter.model.labels:
-        raise UserError(f"the model segments {segmenter.model.labels} but the data is labelled {labels}: they must agree.")
+        raise UserError(
+            f"the model segments {segmenter.model.labels} but the data is labelled {labels}: they must agree."
+        )
     rows = []
     pooled = {name: OverlapCounts() for value, name in labels.items() if value}
     for case in tqdm(cases, desc="evaluating", unit="volume", leave=False, delay=1.0):
@@ -84,7 +86,7 @@ def _evaluate_case(
             counts[name] = OverlapCounts.of(thesis_mask == value, prepared_truth == value)
     if isinstance(output, tuple):
         # The middle channel of the reconstruction is the slice itself in both channel modes.
-        row["psnr"] = psnr(output[1][1], prepared.image[0].as_tensor())
+        row["psnr"] = psnr(output[1][1], prepared.image.as_tensor()[0])
     return row, counts
 
 
@@ -117,4 +119,6 @@ def format_evaluation(report: dict[str, Any], run: str | Path) -> str:
 
 
 def _row(name: str, figures: dict[str, float]) -> str:
-    return f"{name:<24}{figures['dice']:>8.3f}{figures['iou']:>8.3f}{figures['precision']:>11.3f}{figures['recall']:>8.3f}"
+    return (
+        f"{name:<24}{figures['dice']:>8.3f}{figures['iou']:>8.3f}{figures['precision']:>11.3f}{figures['recall']:>8.3f}"
+    )

@@ -26,7 +26,7 @@ def segment_files(segmenter: Segmenter, scans: Sequence[Path], out: Path) -> lis
     Raises:
         UserError: two scans would write the same file.
     """
-    targets = {}
+    targets: dict[Path, Path] = {}
     for scan in scans:
         target = out / f"{_stem(scan)}_seg.nii.gz"
         if target in targets:

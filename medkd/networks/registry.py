@@ -80,7 +80,7 @@ def create_network(name: str, **arguments: Any) -> nn.Module:
         network = builder(**arguments)
     except TypeError as error:
         raise UserError(f"network {name!r} cannot be built with {sorted(arguments)}: {error}.") from error
-    network.definition = {"name": name, **arguments}
+    network.definition = {"name": name, **arguments}  # type: ignore[assignment]
     return network
 
 

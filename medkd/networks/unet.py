@@ -85,7 +85,9 @@ class UNet(nn.Module):
     ) -> None:
         super().__init__()
         if len(channels) < 2:
-            raise UserError(f"channels={list(channels)} describes no level: give two numbers or more, such as 16 32 64.")
+            raise UserError(
+                f"channels={list(channels)} describes no level: give two numbers or more, such as 16 32 64."
+            )
         self.multiple = 2 ** (len(channels) - 1)
         self.encoder = nn.ModuleList()
         self.pools = nn.ModuleList()
@@ -135,4 +137,5 @@ def crop_like(x: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
     """Crop the spatial axes of ``x`` to those of ``reference``, from the near end."""
     if x.shape[2:] == reference.shape[2:]:
         return x
-    return x[(..., *(slice(size) for size in reference.shape[2:]))]
+    inside = [slice(None), slice(None), *(slice(size) for size in reference.shape[2:])]
+    return x[tuple(inside)]

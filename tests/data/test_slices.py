@@ -9,7 +9,15 @@ import numpy as np
 import pytest
 import torch
 
-from medkd.data import DecathlonTask, Preprocessing, SliceDataset, SliceSampler, SliceVolume, VolumeDataset, load_volumes
+from medkd.data import (
+    DecathlonTask,
+    Preprocessing,
+    SliceDataset,
+    SliceSampler,
+    SliceVolume,
+    VolumeDataset,
+    load_volumes,
+)
 from medkd.data import slices as slices_module
 from medkd.errors import UserError
 

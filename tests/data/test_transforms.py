@@ -56,7 +56,9 @@ def test_any_axis_order_gives_the_same_slices_and_the_way_back(axcodes):
     torch.testing.assert_close(prepared.image.as_tensor(), expected.image.as_tensor())
     torch.testing.assert_close(prepared.label.as_tensor(), expected.label.as_tensor())
     back = prepared.to_scan_grid(expected.image.as_tensor())
-    same = reordered(Volume(expected.to_scan_grid(expected.image.as_tensor())[0].numpy(), image.affine, None, image.path), axcodes)
+    same = reordered(
+        Volume(expected.to_scan_grid(expected.image.as_tensor())[0].numpy(), image.affine, None, image.path), axcodes
+    )
     np.testing.assert_allclose(back[0].numpy(), same.array, atol=1e-5)
 
 
@@ -67,7 +69,9 @@ def test_without_resizing_it_is_the_window_and_padding_by_hand():
     by_hand[:, 4:26] = np.clip((image.array + 100) / 400, 0, 1)
     np.testing.assert_allclose(prepared.image[0].numpy(), by_hand, atol=1e-6)
     np.testing.assert_array_equal(prepared.label[0, :, 4:26].numpy(), label.array)
-    np.testing.assert_allclose(prepared.to_scan_grid(prepared.image.as_tensor())[0].numpy(), by_hand[:, 4:26], atol=1e-6)
+    np.testing.assert_allclose(
+        prepared.to_scan_grid(prepared.image.as_tensor())[0].numpy(), by_hand[:, 4:26], atol=1e-6
+    )
 
 
 def test_proportions_are_kept_in_millimetres():

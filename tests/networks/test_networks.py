@@ -44,7 +44,9 @@ class TestEveryNetwork:
     def test_every_parameter_gets_a_gradient(self, name):
         network = small(name)
         forward_all(network, torch.rand(2, 3, 32, 32)).backward()
-        dead = [key for key, value in network.named_parameters() if value.grad is None or not value.grad.abs().sum() > 0]
+        dead = [
+            key for key, value in network.named_parameters() if value.grad is None or not value.grad.abs().sum() > 0
+        ]
         # A bias in front of batch norm is cancelled by it; its gradient is rounding noise, which still counts as alive.
         assert dead == []
 

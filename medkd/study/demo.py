@@ -1,0 +1,180 @@
+"""The whole way on synthetic CT: data, teacher, student alone, the same student distilled, figures, a new scan."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from medkd.data import Case, DecathlonTask, read_image, read_label
+from medkd.data.phantom import write_phantom_task
+from medkd.errors import UserError
+from medkd.files import write_json
+from medkd.inference import Segmenter, evaluate
+from medkd.machine import machine_facts
+from medkd.metrics import labels_from_logits
+from medkd.networks import count_macs
+from medkd.recipes import STUDENT, TEACHER, run_recipe
+from medkd.study.report import Overlay, write_report
+
+SEED = 0
+VOLUMES = 12
+SIZE = 96
+TEACHER_CHANNELS = [16, 32, 64, 128, 256]
+TEACHER_EPOCHS = 16
+STUDENT_EPOCHS = 30
+# One recipe for the student alone and the distilled one; only the weights of the distillation terms differ.
+STUDENT_RECIPE: dict[str, Any] = {
+    "epochs": STUDENT_EPOCHS,
+    "learning_rate": 0.003,
+    "optimizer::_target_": "torch.optim.AdamW",
+    "schedule": "cosine",
+    "empty_per_foreground": 1.0,
+}
+NAMES = {
+    "teacher": "Teacher: multi-task U-Net, a quarter of T1's width",
+    "student": "Student alone: S1",
+    "distilled": "Student distilled: S1",
+}
+SCALED = [
+    "The volumes are drawn, not scanned: organs are smooth shapes, so the figures say nothing about real CT.",
+    f"Slices are {SIZE} x {SIZE} instead of 256 x 256 pixels, the teacher has a quarter of T1's channels, and "
+    f"trainings last {TEACHER_EPOCHS} and {STUDENT_EPOCHS} instead of 200 and 120 epochs.",
+    "One seed: a difference of a few hundredths between two students may be chance.",
+]
+
+
+def run_demo(out: Path) -> dict[str, Any]:
+    """Run the demo; what an interrupted demo finished is not done again.
+
+    Args:
+        out: folder for data, runs, masks, ``summary.json`` and ``report.html``.
+
+    Returns:
+        What ``summary.json`` holds.
+
+    Raises:
+        UserError: the folder cannot be written to, or holds something else.
+    """
+    started = time.perf_counter()
+    data = out / "Task09_Phantom"
+    if not (data / "dataset.json").is_file():
+        print(f"1/6 making {VOLUMES} synthetic CT volumes")
+        write_phantom_task(data, VOLUMES, SEED)
+    task = DecathlonTask.load(data)
+    runs = _train(out, data)
+    print("5/6 evaluating on the held-out volumes")
+    held_out = task.select(task.split(seed=SEED).test)
+    segmenters = {key: Segmenter.load(run) for key, run in runs.items()}
+    models = {
+        key: _model_figures(NAMES[key], segmenter, runs[key], evaluate(segmenter, held_out, task.labels))
+        for key, segmenter in segmenters.items()
+    }
+    print("6/6 segmenting a new scan and writing the report")
+    summary = {
+        "title": "medkd demo",
+        "description": (
+            f"A teacher and two students, trained and chosen on {VOLUMES - len(held_out)} synthetic abdominal CT "
+            f"volumes (label: spleen) and compared on {len(held_out)} others. Both students share network, data and "
+            "recipe; only the second one listens to the teacher."
+        ),
+        "models": models,
+        "scaled": SCALED,
+        "inference": _segment_new_scan(segmenters["distilled"], held_out[0], out / "masks"),
+        "machine": machine_facts(),
+        "seed": SEED,
+        "seconds": round(time.perf_counter() - started, 1),
+    }
+    write_json(out / "summary.json", summary)
+    write_report(out / "report.html", summary, _overlays(segmenters, held_out, models["distilled"]["cases"]))
+    _print_result(out, summary)
+    return summary
+
+
+def _train(out: Path, data: Path) -> dict[str, Path]:
+    runs = {key: out / "runs" / key for key in NAMES}
+    common = {"dataset_dir": str(data), "cache_dir": str(out / "cache"), "split_seed": SEED, "seed": SEED}
+    print("2/6 training the teacher")
+    teacher = {
+        "size": SIZE,
+        "network_def::channels": TEACHER_CHANNELS,
+        "epochs": TEACHER_EPOCHS,
+        "learning_rate": 0.001,
+        "schedule": "cosine",
+        "empty_per_foreground": 1.0,
+    }
+    run_recipe(TEACHER, "train", common | teacher, runs["teacher"])
+    student = common | STUDENT_RECIPE | {"teacher_run": str(runs["teacher"])}
+    print("3/6 training the student alone")
+    alone = {f"weights::{term}": 0.0 for term in ("pmd", "encoder", "bottleneck", "decoder")}
+    run_recipe(STUDENT, "distill", student | alone, runs["student"])
+    print("4/6 distilling the same student from the teacher")
+    run_recipe(STUDENT, "distill", student, runs["distilled"])
+    return runs
+
+
+def _model_figures(name: str, segmenter: Segmenter, run: Path, report: dict[str, Any]) -> dict[str, Any]:
+    history = json.loads((run / "history.json").read_text(encoding="utf-8"))
+    size = segmenter.model.preprocessing.size
+    return {
+        "name": name,
+        "macs": count_macs(segmenter.network, (3, size, size)),
+        **report,
+        "history": history,
+        "seconds": round(sum(row["seconds"] for row in history), 1),
+    }
+
+
+def _segment_new_scan(segmenter: Segmenter, case: Case, folder: Path) -> dict[str, Any]:
+    result = segmenter(case.image)
+    mask = folder / f"{case.name}_seg.nii.gz"
+    result.save(mask)
+    return {
+        "scan": case.image.name,
+        "mask": f"{folder.name}/{mask.name}",
+        "volumes_ml": result.measurements["volumes_ml"],
+        "seconds": result.measurements["seconds"],
+    }
+
+
+def _overlays(segmenters: dict[str, Segmenter], cases: list[Case], rows: list[dict[str, Any]]) -> list[Overlay]:
+    """The slice with the largest spleen of the best, the median and the worst case of the distilled student."""
+    dice = [next(iter(row["labels"].values()))["dice"] for row in rows]
+    order = np.argsort(dice, kind="stable")[::-1]
+    chosen = {"best case": order[0], "median case": order[len(order) // 2], "worst case": order[-1]}
+    return [_overlay(segmenters, cases[index], caption) for caption, index in chosen.items()]
+
+
+def _overlay(segmenters: dict[str, Segmenter], case: Case, caption: str) -> Overlay:
+    if case.label is None:
+        raise UserError(f"{case.image} has no label: overlays need labelled cases.")
+    image, label = read_image(case.image), read_label(case.label)
+    masks = {}
+    for key, segmenter in segmenters.items():
+        prepared = segmenter.model.preprocessing.apply(image, label)
+        truth = prepared.label[0].numpy() > 0  # type: ignore[index]
+        index = int(truth.sum(axis=(0, 1)).argmax())
+        masks[NAMES[key]] = _display(labels_from_logits(segmenter.predict(prepared))[0, :, :, index].numpy() > 0)
+    return Overlay(
+        case=case.name,
+        caption=f"{caption} of the distilled student, slice {index}",
+        image=_display(prepared.image[0, :, :, index].numpy()),
+        truth=_display(truth[:, :, index]),
+        masks=masks,
+    )
+
+
+def _display(plane: np.ndarray) -> np.ndarray:
+    """RAS ``(x, y)`` to rows from the front and columns from the patient's right, as radiologists look at it."""
+    return plane.T[::-1, ::-1]
+
+
+def _print_result(out: Path, summary: dict[str, Any]) -> None:
+    label = next(iter(summary["models"]["teacher"]["mean"]))
+    print(f"\n{'Dice per volume':<52}{'mean':>7}{'parameters':>14}")
+    for model in summary["models"].values():
+        print(f"{model['name']:<52}{model['mean'][label]['dice']:>7.3f}{model['parameters']:>14,}")
+    print(f"\n{out / 'report.html'}\n{out / 'summary.json'}")

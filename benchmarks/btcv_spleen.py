@@ -31,7 +31,7 @@ TEACHER_RECIPE: dict[str, Any] = {
     "augment": True,
     "val_interval": 2,
 }
-STUDENT_SCALE: dict[str, Any] = {"epochs": 60, "empty_per_foreground": 1.0, "val_interval": 2}
+STUDENT_SCALE: dict[str, Any] = {"epochs": 50, "empty_per_foreground": 1.0, "val_interval": 2}
 NO_KD = {f"weights::{term}": 0.0 for term in ("pmd", "encoder", "bottleneck", "decoder")}
 ALL_SCALES = {"weights::encoder": 0.1, "weights::decoder": 0.1}
 
@@ -51,7 +51,7 @@ def run(data: Path, out: Path, arms: list[str], seeds: list[int]) -> None:
     from medkd.recipes import STUDENT, TEACHER, run_recipe
 
     torch.set_num_threads(1)
-    common = {"dataset_dir": str(data), "cache_dir": str(out / "cache")}
+    common = {"dataset_dir": str(data)}
     teacher = run_recipe(TEACHER, "train", common | TEACHER_RECIPE, out / "teacher")
     evaluate_run(teacher, data)
     for seed in seeds:

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from medkd.data import phantom
-from medkd.data.phantom import STRUCTURES, make_phantom, write_phantom_task
+from medkd.data import phantom, phantom_anatomy
+from medkd.data.phantom import make_phantom, write_phantom_task
+from medkd.data.phantom_anatomy import STRUCTURES
 from medkd.errors import UserError
 
 SMALL = (64, 64, 40)
@@ -118,7 +119,7 @@ def test_nothing_is_painted_over_the_spleen(seed: int) -> None:
 
 def test_noise_is_correlated_within_a_slice_only() -> None:
     scene, _, _ = phantom._draw(2, None, (128, 128, 32))
-    air = scene.hu[:, :10] - phantom.AIR
+    air = scene.hu[:, :10] - phantom_anatomy.AIR
     variance = np.mean(air**2)
     assert 8 <= np.sqrt(variance) <= 15
     # The filter 1 2 1 correlates neighbours with (1*2 + 2*1) / (1 + 4 + 1) = 2/3 and those two apart with 1/6.
@@ -131,11 +132,11 @@ def test_noise_is_correlated_within_a_slice_only() -> None:
 def test_edges_are_shared_between_voxels() -> None:
     x = np.linspace(-2, 2, 5, dtype=np.float32)
     # A plane at 0.25 between unit voxels: the voxel at 0 is filled to 0.75, its neighbours fully or not at all.
-    np.testing.assert_allclose(phantom._share(x, 0.25), [1, 1, 0.75, 0, 0], atol=1e-5)
+    np.testing.assert_allclose(phantom_anatomy._share(x, 0.25), [1, 1, 0.75, 0, 0], atol=1e-5)
 
 
 def test_drawn_spacing_and_field_of_view(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("_paint_trunk", "_paint_spine", "_paint_organs", "_add_noise"):
+    for name in ("paint_trunk", "paint_spine", "paint_organs", "_add_noise"):
         monkeypatch.setattr(phantom, name, lambda *_: None)
     slice_spacings, orientations = set(), set()
     for seed in range(30):

@@ -106,9 +106,12 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     evaluate.add_argument("model", type=Path, metavar="RUN", help="run folder of the model")
     evaluate.add_argument("--data", required=True, type=Path, metavar="DIR", help="task folder in Decathlon layout")
-    evaluate.add_argument("--split", choices=("train", "val", "test"), default="test", help="which cases (%(default)s)")
-    evaluate.add_argument("--split_file", type=Path, metavar="FILE", help="splits.json; that of the data by default")
-    evaluate.add_argument("--split_seed", type=int, default=0, metavar="S", help="of the draw without a splits.json")
+    evaluate.add_argument(
+        "--split",
+        choices=("train", "val", "test", "all"),
+        default="test",
+        help="which cases of the run's own split (%(default)s); all for data the model has never seen",
+    )
     evaluate.add_argument("--json", type=Path, metavar="FILE", help="also write the figures here")
 
     infer = _command(
@@ -214,13 +217,16 @@ def _report_run(run: Path) -> int:
 
 def _evaluate(options: argparse.Namespace) -> int:
     from medkd.data import DecathlonTask
+    from medkd.engines import run_split_file
     from medkd.files import write_json
     from medkd.inference import Segmenter, evaluate, format_evaluation
 
     segmenter = Segmenter.load(options.model)
     task = DecathlonTask.load(options.data)
-    split = task.split(seed=options.split_seed, file=options.split_file)
-    report = evaluate(segmenter, task.select(getattr(split, options.split)), task.labels)
+    cases = task.cases
+    if options.split != "all":
+        cases = task.select(getattr(task.split(file=run_split_file(options.model)), options.split))
+    report = evaluate(segmenter, cases, task.labels)
     if options.json:
         write_json(options.json, {"model": str(options.model), "split": options.split, **report})
     print(format_evaluation(report, options.model))

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from medkd.cli import main
-from medkd.data import Preprocessing
+from medkd.data import Preprocessing, Split
 from medkd.engines import SavedModel
 from medkd.engines.saved_model import WEIGHTS_FILE, save_tensors
 from medkd.networks import create_network, network_definition
@@ -33,6 +33,7 @@ def model(tmp_path) -> Path:
     labels = {0: "background", 1: "block"}
     SavedModel(network_definition(network), Preprocessing(size=32), labels).write_description(tmp_path / "model")
     save_tensors(tmp_path / "model" / WEIGHTS_FILE, network.state_dict())
+    Split(["tiny_0", "tiny_1"], ["tiny_0"], ["tiny_2"], ["tiny_3", "tiny_4"]).write(tmp_path / "model" / "splits.json")
     return tmp_path / "model"
 
 
@@ -193,6 +194,8 @@ def empty_task(task: Path) -> None:
         (None, other_weights, "evaluate", "another network"),
         (None, lambda model: (model / "model.json").unlink(), "evaluate", "no trained model"),
         (None, other_labels, "evaluate", "must agree"),
+        (None, lambda model: (model / "splits.json").unlink(), "evaluate", "nobody knows what the model has seen"),
+        (None, lambda model: (model / "splits.json").unlink(), "distill", "nobody knows what the model has seen"),
     ],
 )
 def test_bad_data_sets_and_models(spoil_task, spoil_model, words, sentence, task, model, tmp_path, capsys):

@@ -64,6 +64,18 @@ def test_distilling_writes_every_term_and_a_student_without_projectors(teacher, 
     assert Segmenter.load(run).model.preprocessing == Segmenter.load(teacher).model.preprocessing
 
 
+def test_a_student_is_never_tested_on_what_its_teacher_has_seen(tiny_task, tmp_path):
+    """Drawn with another seed than the student would draw: the student follows its teacher."""
+    overrides = common(tiny_task) | {"epochs": 1, "size": 32, "split_seed": 5}
+    teacher = run_recipe(TEACHER, "train", overrides, tmp_path / "teacher")
+    student = run_recipe(
+        STUDENT, "distill", common(tiny_task) | {"epochs": 1, "teacher_run": str(teacher)}, tmp_path / "student"
+    )
+    alone = run_recipe(STUDENT, "train", common(tiny_task) | {"epochs": 1, "size": 32}, tmp_path / "alone")
+    splits = [json.loads((run / "splits.json").read_text()) for run in (teacher, student, alone)]
+    assert splits[0] == splits[1] != splits[2]
+
+
 def stop_after(monkeypatch: pytest.MonkeyPatch, iteration: int) -> None:
     """Make the next training die in the middle of an epoch."""
     original = DistillationTrainer.__init__

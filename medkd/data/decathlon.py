@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from medkd.errors import UserError
-from medkd.files import unwritable
+from medkd.files import unwritable, write_json
 
 TEST_SHARE = 0.25
 VAL_SHARE = 0.15
@@ -43,6 +43,13 @@ class Split:
     student: list[str]
     val: list[str]
     test: list[str]
+
+    def write(self, file: str | Path) -> None:
+        """Write the split as a `splits.json` that gives it again, with the student's part where that is the half."""
+        content: dict[str, Any] = {"unit": "volume", "teacher_train": self.train, "val": self.val, "test": self.test}
+        if len(self.student) == math.ceil(len(self.train) / 2):
+            content["student_train_half"] = self.student
+        write_json(file, content)
 
 
 @dataclass(frozen=True)

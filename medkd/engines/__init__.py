@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from medkd.engines.distillation import DistillationTrainer
 from medkd.engines.multitask import PrepareMultiTaskBatch
-from medkd.engines.saved_model import SavedModel, load_model, load_teacher
+from medkd.engines.saved_model import SavedModel, load_model, load_teacher, run_split_file
 from medkd.engines.schedule import learning_rate_schedule
 from medkd.engines.setup import prepare_network
 from medkd.engines.taps import FeatureTaps, find_tap, tap_channels
@@ -19,5 +19,6 @@ __all__ = [
     "load_model",
     "load_teacher",
     "prepare_network",
+    "run_split_file",
     "tap_channels",
 ]

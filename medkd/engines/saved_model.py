@@ -19,6 +19,7 @@ from medkd.networks import count_parameters, create_network
 
 DESCRIPTION_FILE = "model.json"
 WEIGHTS_FILE = "model.pt"
+SPLIT_FILE = "splits.json"
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,19 @@ class SavedModel:
 def load_model(folder: str | Path) -> nn.Module:
     """The trained network of a run folder, on the CPU, in evaluation mode; see :class:`SavedModel`."""
     return SavedModel.read(folder).load_network(folder)
+
+
+def run_split_file(folder: str | Path) -> Path:
+    """The ``splits.json`` of a run: which cases its model has trained on, and which it has never seen.
+
+    Raises:
+        UserError: the folder holds no model, or one without its split.
+    """
+    SavedModel.read(folder)
+    file = Path(folder) / SPLIT_FILE
+    if not file.is_file():
+        raise UserError(f"{file} is missing, so nobody knows what the model has seen: train it again, or put it there.")
+    return file
 
 
 def load_teacher(folder: str | Path, labels: Mapping[int, str]) -> nn.Module:

@@ -8,7 +8,8 @@ from typing import Any
 
 from ignite.engine import Engine, Events
 
-from medkd.engines.saved_model import WEIGHTS_FILE, SavedModel, load_tensors, save_tensors
+from medkd.data.decathlon import Split
+from medkd.engines.saved_model import SPLIT_FILE, WEIGHTS_FILE, SavedModel, load_tensors, save_tensors
 from medkd.errors import UserError
 
 CHECKPOINT_FILE = "checkpoint.pt"
@@ -25,6 +26,8 @@ class RunCheckpointHandler:
     Args:
         folder: of the run.
         model: description to write beside the weights.
+        split: which cases were trained, validated and left for the test; written to ``splits.json``, so that nobody
+            tests the model, or a student of it, on what it has seen.
         state: what a resume needs, by name: network, optimizer, projectors, history ..., each with ``state_dict`` and
             ``load_state_dict``; ``network`` is also what ``model.pt`` holds. The trainer is added.
         validator: engine that gives the metric.
@@ -35,12 +38,14 @@ class RunCheckpointHandler:
         self,
         folder: str | Path,
         model: SavedModel,
+        split: Split,
         state: Mapping[str, Any],
         validator: Engine | None = None,
         metric: str = "val_dice",
     ) -> None:
         self.folder = Path(folder)
         self.model = model
+        self.split = split
         self.state = dict(state)
         self.validator = validator
         self.metric = metric
@@ -57,6 +62,7 @@ class RunCheckpointHandler:
 
     def _start(self, engine: Engine) -> None:
         self.model.write_description(self.folder)
+        self.split.write(self.folder / SPLIT_FILE)
         path = self.folder / CHECKPOINT_FILE
         if not path.is_file():
             return

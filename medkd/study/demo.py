@@ -11,6 +11,7 @@ import numpy as np
 
 from medkd.data import Case, DecathlonTask, read_image, read_label
 from medkd.data.phantom import write_phantom_task
+from medkd.engines import run_split_file
 from medkd.errors import UserError
 from medkd.files import write_json
 from medkd.inference import Segmenter, evaluate
@@ -67,7 +68,7 @@ def run_demo(out: Path) -> dict[str, Any]:
     task = DecathlonTask.load(data)
     runs = _train(out, data)
     print("5/6 evaluating on the held-out volumes")
-    held_out = task.select(task.split(seed=SEED).test)
+    held_out = task.select(task.split(file=run_split_file(runs["teacher"])).test)
     segmenters = {key: Segmenter.load(run) for key, run in runs.items()}
     models = {
         key: _model_figures(NAMES[key], segmenter, runs[key], evaluate(segmenter, held_out, task.labels))
@@ -96,7 +97,7 @@ def run_demo(out: Path) -> dict[str, Any]:
 
 def _train(out: Path, data: Path) -> dict[str, Path]:
     runs = {key: out / "runs" / key for key in NAMES}
-    common = {"dataset_dir": str(data), "cache_dir": str(out / "cache"), "split_seed": SEED, "seed": SEED}
+    common = {"dataset_dir": str(data), "cache_dir": str(out / "cache"), "seed": SEED}
     print("2/6 training the teacher")
     teacher = {
         "size": SIZE,

@@ -347,3 +347,11 @@ def test_real_task_is_split_as_its_file_says() -> None:
     ):
         assert sorted(names) == sorted(given[key])
     assert len(task.select(split.train)) == 12
+
+
+@pytest.mark.parametrize("share", [0.5, 0.2])
+def test_a_written_split_is_read_as_it_was(tiny_task: Path, tmp_path: Path, share: float) -> None:
+    task = DecathlonTask.load(tiny_task)
+    split = task.split(seed=3, student_share=share)
+    split.write(tmp_path / "splits.json")
+    assert task.split(seed=3, student_share=share, file=tmp_path / "splits.json") == split

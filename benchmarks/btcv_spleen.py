@@ -68,12 +68,15 @@ def run(data: Path, out: Path, arms: list[str], seeds: list[int]) -> None:
 def evaluate_run(folder: Path, data: Path) -> None:
     """Evaluate a run on the test volumes, once."""
     from medkd.data import DecathlonTask
+    from medkd.engines import run_split_file
     from medkd.files import write_json
     from medkd.inference import Segmenter, evaluate
 
     if not (folder / "evaluation.json").is_file():
         task = DecathlonTask.load(data)
-        report = evaluate(Segmenter.load(folder), task.select(task.split().test), task.labels)
+        report = evaluate(
+            Segmenter.load(folder), task.select(task.split(file=run_split_file(folder)).test), task.labels
+        )
         write_json(folder / "evaluation.json", report)
 
 

@@ -208,7 +208,9 @@ def _distill(options: argparse.Namespace) -> int:
 
 
 def _report_run(run: Path) -> int:
-    history = json.loads((run / "history.json").read_text(encoding="utf-8"))
+    from medkd.run_folder import HISTORY_FILE
+
+    history = json.loads((run / HISTORY_FILE).read_text(encoding="utf-8"))
     best = max((row for row in history if "val_dice" in row), key=lambda row: row["val_dice"], default=None)
     figures = "" if best is None else f", best validation Dice {best['val_dice']:.3f} in epoch {best['epoch']}"
     print(f"{run}: {len(history)} epochs{figures}")

@@ -15,10 +15,9 @@ import yaml
 import medkd
 from medkd.errors import UserError
 from medkd.files import write_json
+from medkd.run_folder import CHECKPOINT_FILE, RECIPE_FILE
 
 TEACHER, STUDENT = "spleen_ct_teacher", "spleen_ct_student"
-RECIPE_FILE = "recipe.json"
-CHECKPOINT_FILE = "checkpoint.pt"
 
 
 def bundle_folder(bundle: str) -> Path:

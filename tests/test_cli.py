@@ -16,8 +16,9 @@ import pytest
 from medkd.cli import main
 from medkd.data import Preprocessing, Split
 from medkd.engines import SavedModel
-from medkd.engines.saved_model import WEIGHTS_FILE, save_tensors
+from medkd.engines.saved_model import save_tensors
 from medkd.networks import create_network, network_definition
+from medkd.run_folder import WEIGHTS_FILE
 
 
 @pytest.fixture

@@ -16,10 +16,7 @@ from medkd.data.transforms import Preprocessing
 from medkd.errors import UserError
 from medkd.files import atomic_write, write_json
 from medkd.networks import count_parameters, create_network
-
-DESCRIPTION_FILE = "model.json"
-WEIGHTS_FILE = "model.pt"
-SPLIT_FILE = "splits.json"
+from medkd.run_folder import DESCRIPTION_FILE, SPLIT_FILE, WEIGHTS_FILE
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from medkd.engines.saved_model import WEIGHTS_FILE, load_weights
+from medkd.engines.saved_model import load_weights
+from medkd.run_folder import WEIGHTS_FILE
 
 
 def prepare_network(network: nn.Module, device: str | torch.device, initial_run: str | Path | None = None) -> nn.Module:

@@ -9,10 +9,9 @@ from typing import Any
 from ignite.engine import Engine, Events
 
 from medkd.data.decathlon import Split
-from medkd.engines.saved_model import SPLIT_FILE, WEIGHTS_FILE, SavedModel, load_tensors, save_tensors
+from medkd.engines.saved_model import SavedModel, load_tensors, save_tensors
 from medkd.errors import UserError
-
-CHECKPOINT_FILE = "checkpoint.pt"
+from medkd.run_folder import CHECKPOINT_FILE, SPLIT_FILE, WEIGHTS_FILE
 
 
 class RunCheckpointHandler:
@@ -60,11 +59,14 @@ class RunCheckpointHandler:
         if self.validator is not None:
             self.validator.add_event_handler(Events.COMPLETED, self._note_value)
 
-    def _start(self, engine: Engine) -> None:
-        self.model.write_description(self.folder)
-        self.split.write(self.folder / SPLIT_FILE)
+    def _start(self, engine: Any) -> None:
+        # MONAI makes the scaler of mixed precision when the run starts.
+        if getattr(engine, "scaler", None) is not None:
+            self.state["scaler"] = engine.scaler
         path = self.folder / CHECKPOINT_FILE
         if not path.is_file():
+            self.model.write_description(self.folder)
+            self.split.write(self.folder / SPLIT_FILE)
             return
         content = load_tensors(path)
         try:

@@ -19,6 +19,7 @@ from medkd.machine import machine_facts
 from medkd.metrics import labels_from_logits
 from medkd.networks import count_macs
 from medkd.recipes import STUDENT, TEACHER, run_recipe
+from medkd.run_folder import HISTORY_FILE
 from medkd.study.report import Overlay, write_report
 
 SEED = 0
@@ -118,7 +119,7 @@ def _train(out: Path, data: Path) -> dict[str, Path]:
 
 
 def _model_figures(name: str, segmenter: Segmenter, run: Path, report: dict[str, Any]) -> dict[str, Any]:
-    history = json.loads((run / "history.json").read_text(encoding="utf-8"))
+    history = json.loads((run / HISTORY_FILE).read_text(encoding="utf-8"))
     size = segmenter.model.preprocessing.size
     return {
         "name": name,

@@ -9,9 +9,10 @@ import torch
 
 from medkd.data import Preprocessing
 from medkd.engines import SavedModel, learning_rate_schedule, load_model, load_teacher
-from medkd.engines.saved_model import WEIGHTS_FILE, load_tensors, save_tensors
+from medkd.engines.saved_model import load_tensors, save_tensors
 from medkd.errors import UserError
 from medkd.networks import create_network, network_definition
+from medkd.run_folder import WEIGHTS_FILE
 
 LABELS = {0: "background", 1: "spleen"}
 

@@ -79,10 +79,9 @@ def _main_table(arms: dict[str, Any]) -> list[str]:
 def _gains(arms: dict[str, Any]) -> list[str]:
     if "control" not in arms:
         return ["The control has not been run."]
-    control = _by_volume(arms["control"])
     rows = [
         "Difference of Dice to the control, paired by test volume (mean over seeds first), with a 95 % bootstrap",
-        "interval over the volumes; and the differences of the single seeds.",
+        "interval over the volumes; and the differences of the single seeds. Only seeds that both have run are used.",
         "",
         "| model | difference | 95 % interval | volumes better | by seed |",
         "| --- | ---: | --- | ---: | --- |",
@@ -90,12 +89,15 @@ def _gains(arms: dict[str, Any]) -> list[str]:
     for key, arm in arms.items():
         if key in ("teacher", "control"):
             continue
-        other = _by_volume(arm)
+        arm, base = _with_common_seeds(arm, arms["control"])
+        if not arm["runs"]:
+            continue
+        other, control = _by_volume(arm), _by_volume(base)
         differences = [other[name] - control[name] for name in control]
         low, high = _bootstrap(differences)
         seeds = ", ".join(
             f"{a['mean'][LABEL]['dice'] - b['mean'][LABEL]['dice']:+.3f}"
-            for a, b in zip(arm["runs"], arms["control"]["runs"], strict=False)
+            for a, b in zip(arm["runs"], base["runs"], strict=True)
         )
         better = sum(difference > 0 for difference in differences)
         rows.append(
@@ -136,6 +138,11 @@ def _scale(results: dict[str, Any]) -> list[str]:
             seconds = statistics.fmean(run["train_seconds"] for run in arm["runs"])
             rows.append(f"| {arm['name']} | {arm['config']} | {overrides} | {seconds:.0f} |")
     return rows
+
+
+def _with_common_seeds(arm: dict[str, Any], control: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    seeds = {run["seed"] for run in arm["runs"]} & {run["seed"] for run in control["runs"]}
+    return tuple(a | {"runs": [run for run in a["runs"] if run["seed"] in seeds]} for a in (arm, control))  # type: ignore
 
 
 def _by_volume(arm: dict[str, Any]) -> dict[str, float]:

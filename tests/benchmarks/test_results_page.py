@@ -19,15 +19,27 @@ def page() -> ModuleType:
     return module
 
 
-def run(dices: list[float]) -> dict:
+def run(seed: int, dices: list[float]) -> dict:
     cases = [{"name": f"v{index}", "labels": {"spleen": {"dice": dice}}} for index, dice in enumerate(dices)]
     mean = sum(dices) / len(dices)
     figures = {"spleen": dict.fromkeys(("dice", "iou", "precision", "recall"), mean)}
-    return {"parameters": 57297, "cases": cases, "mean": figures, "pooled_slices": figures, "train_seconds": 60}
+    return {
+        "seed": seed,
+        "parameters": 57297,
+        "cases": cases,
+        "mean": figures,
+        "pooled_slices": figures,
+        "train_seconds": 60,
+    }
 
 
 def arm(name: str, *runs: list[float]) -> dict:
-    return {"name": name, "config": "distill", "overrides": {"epochs": 50}, "runs": [run(dices) for dices in runs]}
+    return {
+        "name": name,
+        "config": "distill",
+        "overrides": {"epochs": 50},
+        "runs": [run(seed, dices) for seed, dices in enumerate(runs)],
+    }
 
 
 def written(page: ModuleType, tmp_path: Path, better: dict) -> str:
@@ -56,3 +68,8 @@ def test_an_interval_that_holds_zero_says_so(page, tmp_path):
 
 def test_an_arm_that_was_not_run_is_left_out(page, tmp_path):
     assert "Distilled" not in written(page, tmp_path, arm("Distilled"))
+
+
+def test_only_common_seeds_are_compared(page, tmp_path):
+    # The control's first seed has means 0.5 and 0.7.
+    assert "| D | +0.100 | +0.100 to +0.100 | 2 of 2 | +0.100 |" in written(page, tmp_path, arm("D", [0.6, 0.8]))

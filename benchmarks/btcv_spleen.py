@@ -4,8 +4,8 @@
     python benchmarks/btcv_spleen.py report
 
 ``run`` trains what is missing (a stopped run goes on), evaluates on the test volumes and writes
-``docs/results/btcv_spleen.json``; ``--arms`` limits it, so that several processes can share the work. ``report`` writes
-``docs/results.md`` from the stored JSON alone.
+``docs/results/btcv_spleen.json``; ``--arms`` limits it, so that several processes can share the work; with no arm it
+only gathers. ``report`` writes ``docs/results.md`` from the stored JSON alone.
 """
 
 from __future__ import annotations
@@ -42,13 +42,21 @@ ALL_SCALES = PMD_BOTTLENECK | {"weights::encoder": 0.01, "weights::decoder": 0.0
 ARMS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "alone": ("S1 alone, its own published recipe", "train", {"size": 128, "epochs": 50}),
     "control": ("S1, the distillation recipe without distillation (control)", "distill", KD_SCALE | NO_KD),
-    "pmd_bottleneck": ("S1 distilled, prediction maps and bottleneck", "distill", KD_SCALE | PMD_BOTTLENECK),
+    "pmd_bottleneck": (
+        "S1 distilled, prediction maps and bottleneck, a tenth of the published weights",
+        "distill",
+        KD_SCALE | PMD_BOTTLENECK,
+    ),
     "published_weights": (
         "S1 distilled, prediction maps and bottleneck at published weights",
         "distill",
         KD_SCALE | {"granularity": "pixel"},
     ),
-    "all_scales": ("S1 distilled, prediction maps and all scales", "distill", KD_SCALE | ALL_SCALES),
+    "all_scales": (
+        "S1 distilled, prediction maps and all scales, a tenth of the published weights",
+        "distill",
+        KD_SCALE | ALL_SCALES,
+    ),
 }
 
 
@@ -106,7 +114,25 @@ def gather(out: Path) -> None:
                 runs.append({"seed": seed, "best_val_dice": best, "train_seconds": seconds, **report})
         recipe = overrides if arm == "teacher" else STUDENT_SCALE | overrides
         arms[arm] = {"name": name, "config": config, "overrides": recipe, "runs": runs}
-    write_json(RESULTS, {"machine": machine_facts(), "arms": arms})
+    write_json(RESULTS, {"machine": machine_facts(), "arms": arms, "explored": explored(out)})
+
+
+def explored(out: Path) -> list[dict[str, Any]]:
+    """What was tried on the way: runs of ``medkd distill`` in ``OUT/explored``, each with its ``evaluation.json``."""
+    rows = []
+    for folder in sorted((out / "explored").glob("*")):
+        recipe = json.loads((folder / "recipe.json").read_text(encoding="utf-8"))["overrides"]
+        history = json.loads((folder / "history.json").read_text(encoding="utf-8"))
+        report = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
+        rows.append(
+            {
+                "name": folder.name,
+                "overrides": {key: value for key, value in recipe.items() if key not in ("dataset_dir", "teacher_run")},
+                "best_val_dice": max(row.get("val_dice", 0.0) for row in history),
+                "mean": report["mean"],
+            }
+        )
+    return rows
 
 
 def main() -> None:

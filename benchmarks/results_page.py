@@ -45,6 +45,7 @@ def write_results_page(results: dict[str, Any], path: Path, command: str) -> Non
         "",
         *_gains(arms),
         "",
+        *_explored(results),
         "## Every test volume",
         "",
         "Dice, mean over seeds.",
@@ -79,6 +80,7 @@ def _main_table(arms: dict[str, Any]) -> list[str]:
 def _gains(arms: dict[str, Any]) -> list[str]:
     if "control" not in arms:
         return ["The control has not been run."]
+    verdicts = []
     rows = [
         "Difference of Dice to the control, paired by test volume (mean over seeds first), with a 95 % bootstrap",
         "interval over the volumes; and the differences of the single seeds. Only seeds that both have run are used.",
@@ -87,7 +89,7 @@ def _gains(arms: dict[str, Any]) -> list[str]:
         "| --- | ---: | --- | ---: | --- |",
     ]
     for key, arm in arms.items():
-        if key in ("teacher", "control"):
+        if key in ("teacher", "alone", "control"):
             continue
         arm, base = _with_common_seeds(arm, arms["control"])
         if not arm["runs"]:
@@ -99,12 +101,42 @@ def _gains(arms: dict[str, Any]) -> list[str]:
             f"{a['mean'][LABEL]['dice'] - b['mean'][LABEL]['dice']:+.3f}"
             for a, b in zip(arm["runs"], base["runs"], strict=True)
         )
+        verdicts.append(f"- {arm['name']}: {_verdict(low, high)}.")
         better = sum(difference > 0 for difference in differences)
         rows.append(
             f"| {arm['name']} | {statistics.fmean(differences):+.3f} | {low:+.3f} to {high:+.3f}"
             f"{' (holds 0)' if low <= 0 <= high else ''} | {better} of {len(differences)} | {seeds} |"
         )
-    return rows
+    return [*rows, "", *verdicts, ""]
+
+
+def _verdict(low: float, high: float) -> str:
+    if low > 0:
+        return "better than the control on these volumes"
+    if high < 0:
+        return "worse than the control on these volumes: here the teacher's terms cost more than they give"
+    return "cannot be told from the control on these volumes"
+
+
+def _explored(results: dict[str, Any]) -> list[str]:
+    if not results.get("explored"):
+        return []
+    rows = [
+        "### What was tried on the way",
+        "",
+        "Seed 0, the distillation recipe of S1 with these overrides; what they do not name is as published.",
+        "",
+        "| run | overrides | best validation Dice | test Dice |",
+        "| --- | --- | ---: | ---: |",
+    ]
+    for run in results["explored"]:
+        overrides = _overrides(run["overrides"])
+        rows.append(f"| {run['name']} | {overrides} | {run['best_val_dice']:.3f} | {run['mean'][LABEL]['dice']:.3f} |")
+    return [*rows, ""]
+
+
+def _overrides(overrides: dict[str, Any]) -> str:
+    return ", ".join(f"`{key} {value}`" for key, value in overrides.items())
 
 
 def _volume_table(arms: dict[str, Any]) -> list[str]:
@@ -134,7 +166,7 @@ def _scale(results: dict[str, Any]) -> list[str]:
     ]
     for arm in results["arms"].values():
         if arm["runs"]:
-            overrides = ", ".join(f"`{key} {value}`" for key, value in arm["overrides"].items())
+            overrides = _overrides(arm["overrides"])
             seconds = statistics.fmean(run["train_seconds"] for run in arm["runs"])
             rows.append(f"| {arm['name']} | {arm['config']} | {overrides} | {seconds:.0f} |")
     return rows

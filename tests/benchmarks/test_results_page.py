@@ -59,11 +59,18 @@ def test_figures_by_hand(page, tmp_path):
     assert "| Control | 57,297 | 2 | 0.650 ± 0.071 |" in text
     # By volume over seeds: control 0.55 and 0.75, distilled 0.75 and 0.85; by seed +0.15 twice.
     assert "| Distilled | +0.150 | +0.100 to +0.200 | 2 of 2 | +0.150, +0.150 |" in text
+    assert "- Distilled: better than the control" in text
     assert "| v1 | 0.900 | 0.750 | 0.850 |" in text
 
 
 def test_an_interval_that_holds_zero_says_so(page, tmp_path):
-    assert "-0.100 to +0.100 (holds 0) | 1 of 2" in written(page, tmp_path, arm("D", [0.4, 0.8], [0.5, 0.9]))
+    text = written(page, tmp_path, arm("D", [0.4, 0.8], [0.5, 0.9]))
+    assert "-0.100 to +0.100 (holds 0) | 1 of 2" in text
+    assert "- D: cannot be told from the control" in text
+
+
+def test_a_loss_is_called_a_loss(page, tmp_path):
+    assert "- D: worse than the control" in written(page, tmp_path, arm("D", [0.3, 0.5], [0.4, 0.6]))
 
 
 def test_an_arm_that_was_not_run_is_left_out(page, tmp_path):

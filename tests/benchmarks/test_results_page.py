@@ -80,3 +80,8 @@ def test_an_arm_that_was_not_run_is_left_out(page, tmp_path):
 def test_only_common_seeds_are_compared(page, tmp_path):
     # The control's first seed has means 0.5 and 0.7.
     assert "| D | +0.100 | +0.100 to +0.100 | 2 of 2 | +0.100 |" in written(page, tmp_path, arm("D", [0.6, 0.8]))
+
+
+def test_seeds_that_disagree_decide_nothing(page, tmp_path):
+    text = written(page, tmp_path, arm("D", [0.6, 0.8], [0.56, 0.76]))
+    assert "- D: cannot be told from the control, the seeds disagree" in text

@@ -107,7 +107,25 @@ def _gains(arms: dict[str, Any]) -> list[str]:
             f"| {arm['name']} | {statistics.fmean(differences):+.3f} | {low:+.3f} to {high:+.3f}"
             f"{' (holds 0)' if low <= 0 <= high else ''} | {better} of {len(differences)} | {seeds} |"
         )
-    return [*rows, "", *verdicts, ""]
+    return [*rows, "", *verdicts, *_against_alone(arms)]
+
+
+def _against_alone(arms: dict[str, Any]) -> list[str]:
+    """What the comparison of the thesis, with another recipe on the other side, would have said."""
+    if "alone" not in arms:
+        return []
+    alone = statistics.fmean(_by_volume(arms["alone"]).values())
+    gains = {
+        arm["name"]: statistics.fmean(_by_volume(arm).values()) - alone
+        for key, arm in arms.items()
+        if key not in ("teacher", "alone")
+    }
+    listed = "; ".join(f"{name}: {gain:+.3f}" for name, gain in gains.items())
+    return [
+        "",
+        f"Against S1 alone with its own recipe, the comparison the thesis makes, Dice changes by: {listed}.",
+        "",
+    ]
 
 
 def _verdict(low: float, high: float, by_seed: list[float]) -> str:

@@ -46,6 +46,7 @@ def written(page: ModuleType, tmp_path: Path, better: dict) -> str:
     machine = {"gpu": None, "processor": "P", "threads": 1, "torch": "t", "monai": "m", "medkd": "k"}
     arms = {
         "teacher": arm("Teacher", [0.9, 0.9]),
+        "alone": arm("Alone", [0.3, 0.5]),
         "control": arm("Control", [0.5, 0.7], [0.6, 0.8]),
         "pmd_bottleneck": better,
     }
@@ -60,7 +61,8 @@ def test_figures_by_hand(page, tmp_path):
     # By volume over seeds: control 0.55 and 0.75, distilled 0.75 and 0.85; by seed +0.15 twice.
     assert "| Distilled | +0.150 | +0.100 to +0.200 | 2 of 2 | +0.150, +0.150 |" in text
     assert "- Distilled: better than the control" in text
-    assert "| v1 | 0.900 | 0.750 | 0.850 |" in text
+    assert "| v1 | 0.900 | 0.500 | 0.750 | 0.850 |" in text
+    assert "Dice changes by: Control: +0.250; Distilled: +0.400." in text
 
 
 def test_an_interval_that_holds_zero_says_so(page, tmp_path):

@@ -17,6 +17,8 @@ from typing import Any
 
 from results_page import write_results_page
 
+from medkd.recipes import STUDENT, TEACHER, WITHOUT_DISTILLATION, run_recipe
+
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "docs" / "results" / "btcv_spleen.json"
 SEEDS = (0, 1, 2)
@@ -33,7 +35,6 @@ TEACHER_RECIPE: dict[str, Any] = {
 }
 STUDENT_SCALE: dict[str, Any] = {"empty_per_foreground": 1.0, "val_interval": 2}
 KD_SCALE: dict[str, Any] = {"epochs": 25, "schedule": "cosine", "augment": True}
-NO_KD = {f"weights::{term}": 0.0 for term in ("pmd", "encoder", "bottleneck", "decoder")}
 # A tenth of the published weights of the teacher's terms: at full weight they drown the segmentation in 25 epochs.
 PMD_BOTTLENECK = {"granularity": "pixel", "weights::pmd": 0.02, "weights::bottleneck": 0.02}
 ALL_SCALES = PMD_BOTTLENECK | {"weights::encoder": 0.01, "weights::decoder": 0.01}
@@ -41,7 +42,11 @@ ALL_SCALES = PMD_BOTTLENECK | {"weights::encoder": 0.01, "weights::decoder": 0.0
 # arm -> (what it is, config of the student bundle, overrides)
 ARMS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "alone": ("S1 alone, its own published recipe", "train", {"size": 128, "epochs": 50}),
-    "control": ("S1, the distillation recipe without distillation (control)", "distill", KD_SCALE | NO_KD),
+    "control": (
+        "S1, the distillation recipe without distillation (control)",
+        "distill",
+        KD_SCALE | WITHOUT_DISTILLATION,
+    ),
     "pmd_bottleneck": (
         "S1 distilled, prediction maps and bottleneck, a tenth of the published weights",
         "distill",
@@ -63,8 +68,6 @@ ARMS: dict[str, tuple[str, str, dict[str, Any]]] = {
 def run(data: Path, out: Path, arms: list[str], seeds: list[int]) -> None:
     """Train and evaluate what is missing, then gather all evaluations."""
     import torch
-
-    from medkd.recipes import STUDENT, TEACHER, run_recipe
 
     torch.set_num_threads(1)
     common = {"dataset_dir": str(data)}

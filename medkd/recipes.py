@@ -18,6 +18,8 @@ from medkd.files import write_json
 from medkd.run_folder import CHECKPOINT_FILE, RECIPE_FILE
 
 TEACHER, STUDENT = "spleen_ct_teacher", "spleen_ct_student"
+# Overrides of the distillation recipe that make its control.
+WITHOUT_DISTILLATION = {f"weights::{term}": 0.0 for term in ("pmd", "encoder", "bottleneck", "decoder")}
 
 
 def bundle_folder(bundle: str) -> Path:

@@ -28,7 +28,7 @@ def segment_files(segmenter: Segmenter, scans: Sequence[Path], out: Path) -> lis
     """
     targets: dict[Path, Path] = {}
     for scan in scans:
-        target = out / f"{_stem(scan)}_seg.nii.gz"
+        target = mask_path(scan, out)
         if target in targets:
             raise UserError(f"{scan} and {targets[target]} would both write {target}: segment them to two folders.")
         targets[target] = scan
@@ -49,5 +49,6 @@ def segment_files(segmenter: Segmenter, scans: Sequence[Path], out: Path) -> lis
     return failures
 
 
-def _stem(scan: Path) -> str:
-    return scan.name.removesuffix(".gz").removesuffix(".nii")
+def mask_path(scan: Path, out: Path) -> Path:
+    """Where the mask of a scan is written."""
+    return out / f"{scan.name.removesuffix('.gz').removesuffix('.nii')}_seg.nii.gz"

@@ -14,11 +14,11 @@ from medkd.data.phantom import write_phantom_task
 from medkd.engines import run_split_file
 from medkd.errors import UserError
 from medkd.files import write_json
-from medkd.inference import Segmenter, evaluate
+from medkd.inference import Segmenter, evaluate, mask_path
 from medkd.machine import machine_facts
 from medkd.metrics import labels_from_logits
 from medkd.networks import count_macs
-from medkd.recipes import STUDENT, TEACHER, run_recipe
+from medkd.recipes import STUDENT, TEACHER, WITHOUT_DISTILLATION, run_recipe
 from medkd.run_folder import HISTORY_FILE
 from medkd.study.report import Overlay, write_report
 
@@ -111,8 +111,7 @@ def _train(out: Path, data: Path) -> dict[str, Path]:
     run_recipe(TEACHER, "train", common | teacher, runs["teacher"])
     student = common | STUDENT_RECIPE | {"teacher_run": str(runs["teacher"])}
     print("3/6 training the student alone")
-    alone = {f"weights::{term}": 0.0 for term in ("pmd", "encoder", "bottleneck", "decoder")}
-    run_recipe(STUDENT, "distill", student | alone, runs["student"])
+    run_recipe(STUDENT, "distill", student | WITHOUT_DISTILLATION, runs["student"])
     print("4/6 distilling the same student from the teacher")
     run_recipe(STUDENT, "distill", student, runs["distilled"])
     return runs
@@ -132,7 +131,7 @@ def _model_figures(name: str, segmenter: Segmenter, run: Path, report: dict[str,
 
 def _segment_new_scan(segmenter: Segmenter, case: Case, folder: Path) -> dict[str, Any]:
     result = segmenter(case.image)
-    mask = folder / f"{case.name}_seg.nii.gz"
+    mask = mask_path(case.image, folder)
     result.save(mask)
     return {
         "scan": case.image.name,
@@ -153,13 +152,15 @@ def _overlays(segmenters: dict[str, Segmenter], cases: list[Case], rows: list[di
 def _overlay(segmenters: dict[str, Segmenter], case: Case, caption: str) -> Overlay:
     if case.label is None:
         raise UserError(f"{case.image} has no label: overlays need labelled cases.")
-    image, label = read_image(case.image), read_label(case.label)
-    masks = {}
-    for key, segmenter in segmenters.items():
-        prepared = segmenter.model.preprocessing.apply(image, label)
-        truth = prepared.label[0].numpy() > 0  # type: ignore[index]
-        index = int(truth.sum(axis=(0, 1)).argmax())
-        masks[NAMES[key]] = _display(labels_from_logits(segmenter.predict(prepared))[0, :, :, index].numpy() > 0)
+    # The students took over the teacher's pre-processing, so one preparation serves all three.
+    preprocessing = segmenters["teacher"].model.preprocessing
+    prepared = preprocessing.apply(read_image(case.image), read_label(case.label))
+    truth = prepared.label[0].numpy() > 0  # type: ignore[index]
+    index = int(truth.sum(axis=(0, 1)).argmax())
+    masks = {
+        NAMES[key]: _display(labels_from_logits(segmenter.predict(prepared))[0, :, :, index].numpy() > 0)
+        for key, segmenter in segmenters.items()
+    }
     return Overlay(
         case=case.name,
         caption=f"{caption} of the distilled student, slice {index}",

@@ -9,18 +9,8 @@ from torch import Tensor, nn
 
 from medkd.errors import UserError
 from medkd.losses.info_nce import InfoNCELoss
-from medkd.losses.maps import (
-    at_least_float32,
-    check_channels,
-    check_label,
-    check_pair,
-    class_fractions,
-    full_precision,
-    majority_label,
-    present_classes,
-    resize_to_grid,
-    smaller_grid,
-)
+from medkd.losses.maps import check_channels, check_pair, full_precision, resize_to_grid, smaller_grid
+from medkd.losses.regions import check_label, majority_label, present_classes, region_vectors
 
 GRANULARITIES = ("image", "patch", "pixel", "region")
 
@@ -125,7 +115,7 @@ class ContrastiveFeatureLoss(nn.Module):
     def _vectors(self, student: Tensor, teacher: Tensor, label: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
         """Student vectors ``(N, Cs)``, teacher vectors ``(N, Ct)`` and, where the label gives them, their classes."""
         if self.granularity == "region" and label is not None:
-            return _region_vectors(student, teacher, label)
+            return region_vectors(student, teacher, label)
         if self.granularity == "image":
             if len(student) == 1:
                 warnings.warn(
@@ -176,16 +166,3 @@ def _draw(positions: int, samples: int, classes: Tensor | None, device: torch.de
         share = -(-(samples - sum(map(len, drawn))) // waiting)
         drawn.append(group[torch.randperm(len(group), device=device)[:share]])
     return torch.cat(drawn)
-
-
-def _region_vectors(student: Tensor, teacher: Tensor, label: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Class means of every sample that holds the class, and the class of each."""
-    classes = present_classes(label)
-    present = (label.flatten(1)[:, None] == classes[:, None]).any(dim=2)
-    means = []
-    for feature_map in (student, teacher):
-        vectors = at_least_float32(feature_map).flatten(2).transpose(1, 2)
-        weights = class_fractions(label, classes, feature_map.shape[2:], vectors.dtype).flatten(2)
-        sums = weights @ vectors
-        means.append(sums[present] / weights.sum(dim=2)[present][:, None])
-    return means[0], means[1], classes.expand(len(label), -1)[present]

@@ -1,4 +1,4 @@
-"""What the losses share: reconciling maps of different size and precision, and labels with maps."""
+"""What the losses share: reconciling maps of different size, precision and number of classes."""
 
 from __future__ import annotations
 
@@ -61,19 +61,6 @@ def check_channels(student_map: Tensor, teacher_map: Tensor, student_channels: i
             )
 
 
-def check_label(label: Tensor, feature_map: Tensor) -> None:
-    """Refuse a label that is not one class index per position for the samples of ``feature_map``.
-
-    Raises:
-        UserError: the shape is not ``(B, 1, *spatial)`` with the map's batch size and number of spatial axes.
-    """
-    if label.ndim != feature_map.ndim or label.shape[0] != feature_map.shape[0] or label.shape[1] != 1:
-        raise UserError(
-            f"label has shape {tuple(label.shape)}: give class indices of shape (B, 1, *spatial) "
-            f"with B={len(feature_map)} and {feature_map.ndim - 2} spatial axes."
-        )
-
-
 def smaller_grid(student_map: Tensor, teacher_map: Tensor) -> tuple[int, ...]:
     """The smaller length of the two maps along each spatial axis."""
     return tuple(min(lengths) for lengths in zip(student_map.shape[2:], teacher_map.shape[2:], strict=True))
@@ -104,39 +91,19 @@ def resize_to_grid(feature_map: Tensor, grid: Sequence[int]) -> Tensor:
     return resized
 
 
-def present_classes(label: Tensor) -> Tensor:
-    """The class indices a label holds, in ascending order."""
-    # Counted, not torch.unique: sorting millions of voxels takes ten times as long.
-    return torch.bincount(label.flatten().long()).nonzero().flatten()
+def same_classes(student_logits: Tensor, teacher_logits: Tensor) -> tuple[Tensor, Tensor]:
+    """Bring one-logit outputs ``z`` to the two classes ``[0, z]``, and refuse classes that do not correspond.
 
-
-def class_fractions(label: Tensor, classes: Tensor, grid: Sequence[int], dtype: torch.dtype = torch.float32) -> Tensor:
-    """The share of each class in every cell of a grid, so that no object is too small to be seen.
-
-    Args:
-        label: class indices ``(B, 1, *spatial)``, of any resolution.
-        classes: the ``K`` class indices to look for.
-        grid: the spatial lengths of the result.
-        dtype: float32 or float64.
-
-    Returns:
-        ``(B, K, *grid)``, between 0 and 1.
+    Raises:
+        UserError: the two networks predict different numbers of classes.
     """
-    one_hot = label == classes.reshape(1, -1, *[1] * (label.ndim - 2))
-    return resize_to_grid(one_hot.to(dtype), grid)
-
-
-def majority_label(label: Tensor, grid: Sequence[int]) -> Tensor:
-    """The most frequent class of every cell of a grid (of equals, the lowest index).
-
-    Args:
-        label: class indices ``(B, 1, *spatial)``, of any resolution.
-        grid: the spatial lengths of the result.
-
-    Returns:
-        class indices ``(B, *grid)``.
-    """
-    if tuple(label.shape[2:]) == tuple(grid):
-        return label.squeeze(1).long()
-    classes = present_classes(label)
-    return classes[class_fractions(label, classes, grid).argmax(dim=1)]
+    if student_logits.shape[1] == 1:
+        student_logits = torch.cat([torch.zeros_like(student_logits), student_logits], dim=1)
+    if teacher_logits.shape[1] == 1:
+        teacher_logits = torch.cat([torch.zeros_like(teacher_logits), teacher_logits], dim=1)
+    if student_logits.shape[1] != teacher_logits.shape[1]:
+        raise UserError(
+            f"the student predicts {student_logits.shape[1]} classes and the teacher {teacher_logits.shape[1]} "
+            "(one logit counts as 2): give the student as many outputs as the teacher, or leave this term out."
+        )
+    return student_logits, teacher_logits

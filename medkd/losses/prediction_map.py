@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from medkd.errors import UserError
-from medkd.losses.maps import at_least_float32, check_pair, full_precision, resize_to_grid
+from medkd.losses.maps import at_least_float32, check_pair, full_precision, resize_to_grid, same_classes
 
 
 class PredictionMapLoss(nn.Module):
@@ -56,23 +55,9 @@ class PredictionMapLoss(nn.Module):
         check_pair(student_logits, teacher_logits)
         student, teacher = at_least_float32(student_logits), at_least_float32(teacher_logits.detach())
         with full_precision(student.device):
-            student, teacher = _same_classes(student, teacher)
+            student, teacher = same_classes(student, teacher)
             teacher = resize_to_grid(teacher, student.shape[2:])
             student_log = F.log_softmax(student / self.temperature, dim=1)
             teacher_log = F.log_softmax(teacher / self.temperature, dim=1)
             divergence = F.kl_div(student_log, teacher_log, reduction="none", log_target=True).sum(dim=1)
             return self.temperature**2 * divergence.mean()
-
-
-def _same_classes(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
-    """Bring one-logit outputs to two classes, and refuse classes that do not correspond."""
-    if student.shape[1] == 1:
-        student = torch.cat([torch.zeros_like(student), student], dim=1)
-    if teacher.shape[1] == 1:
-        teacher = torch.cat([torch.zeros_like(teacher), teacher], dim=1)
-    if student.shape[1] != teacher.shape[1]:
-        raise UserError(
-            f"the student predicts {student.shape[1]} classes and the teacher {teacher.shape[1]} (one logit counts as "
-            "2): give the student as many outputs as the teacher, or leave this term out."
-        )
-    return student, teacher

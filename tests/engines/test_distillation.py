@@ -10,7 +10,7 @@ from torch import nn
 from medkd.engines import DistillationTrainer
 from medkd.errors import UserError
 from medkd.handlers import DistillationHandler
-from medkd.losses import ContrastiveFeatureLoss, DiceBCELoss, FeatureMSELoss, PredictionMapLoss
+from medkd.losses import ContrastiveFeatureLoss, DiceBCELoss, HintLoss, PredictionMapLoss
 from medkd.networks import MultiTaskUNet, UNet, create_network
 
 
@@ -85,7 +85,7 @@ def test_with_all_weights_zero_it_is_the_plain_trainer_and_the_teacher_never_run
     teacher.register_forward_hook(lambda *_: calls.append(1))
     terms = [
         DistillationHandler("pmd", PredictionMapLoss(), weight=0.0),
-        DistillationHandler("encoder", FeatureMSELoss(6, 6), 0.0, "encoder", "encoder"),
+        DistillationHandler("encoder", HintLoss(6, 6), 0.0, "encoder", "encoder"),
     ]
     trainer(student, teacher, terms).run()
     plain, _ = networks()
@@ -117,7 +117,7 @@ def test_stock_monai_networks_by_module_path():
     arguments = {"spatial_dims": 2, "in_channels": 3, "out_channels": 1, "strides": (2, 2)}
     teacher = create_network("monai.networks.nets.UNet", channels=(8, 12, 16), **arguments)
     student = create_network("monai.networks.nets.UNet", channels=(4, 6, 8), **arguments)
-    term = DistillationHandler("middle", FeatureMSELoss(6, 12), 1.0, "model.1.submodule.0", "model.1.submodule.0")
+    term = DistillationHandler("middle", HintLoss(6, 12), 1.0, "model.1.submodule.0", "model.1.submodule.0")
     engine = trainer(student, teacher, [term])
     engine.run()
     assert float(engine.state.output["terms"]["middle"]) > 0

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from medkd.losses import (
     ContrastiveFeatureLoss,
     DiceBCELoss,
-    FeatureMSELoss,
+    HintLoss,
     InfoNCELoss,
     PredictionMapLoss,
 )
@@ -50,7 +50,7 @@ CASES = {
     "info_nce-supervised": Case(
         lambda s, t: InfoNCELoss(), lambda loss, s, t, y: loss(rows(s), rows(t.detach()), rows(y)[:, 0])
     ),
-    "feature_mse": Case(FeatureMSELoss, lambda loss, s, t, y: loss(s, t)),
+    "hint": Case(HintLoss, lambda loss, s, t, y: loss(s, t)),
     "image": contrastive("image", False),
     "patch": contrastive("patch", False),
     "patch-supervised": contrastive("patch", True),

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from medkd.losses.maps import class_fractions, majority_label, present_classes, resize_to_grid
+from medkd.losses.maps import resize_to_grid
 
 
 def slow_axis(values: np.ndarray, length: int) -> np.ndarray:
@@ -48,14 +48,3 @@ def test_resize_averages_axes_that_shrink_and_interpolates_those_that_grow(
 def test_map_of_the_right_size_is_not_copied() -> None:
     maps = torch.randn(2, 3, 4, 4, dtype=torch.bfloat16)
     assert resize_to_grid(maps, (4, 4)) is maps
-
-
-@pytest.mark.parametrize("dtype", (torch.long, torch.uint8, torch.float32))
-def test_classes_of_cells(dtype: torch.dtype) -> None:
-    label = torch.tensor([[[[0, 0, 2, 2], [0, 5, 2, 0], [5, 5, 0, 5], [5, 2, 5, 0]]]]).to(dtype)
-    assert present_classes(label).tolist() == [0, 2, 5]
-    fractions = class_fractions(label, torch.tensor([0, 2, 5, 7]), (2, 2))
-    expected = [[[0.75, 0.25], [0, 0.5]], [[0, 0.75], [0.25, 0]], [[0.25, 0], [0.75, 0.5]], [[0, 0], [0, 0]]]
-    torch.testing.assert_close(fractions[0], torch.tensor(expected))
-    assert majority_label(label, (2, 2)).tolist() == [[[0, 2], [5, 0]]]
-    assert majority_label(label, (4, 4)).tolist() == label[:, 0].tolist()

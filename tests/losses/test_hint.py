@@ -5,13 +5,13 @@ import pytest
 import torch
 
 from medkd.errors import UserError
-from medkd.losses import FeatureMSELoss
+from medkd.losses import HintLoss
 
 
 @pytest.mark.parametrize("size", ((6,), (5, 4), (3, 2, 4)))
 def test_equals_slow_loops(size: tuple[int, ...]) -> None:
     torch.manual_seed(0)
-    loss = FeatureMSELoss(3, 5).double()
+    loss = HintLoss(3, 5).double()
     student = torch.randn(2, 3, *size, dtype=torch.float64)
     teacher = torch.randn(2, 5, *size, dtype=torch.float64)
     weight, bias = loss.projector.weight.detach().numpy(), loss.projector.bias.detach().numpy()
@@ -23,8 +23,8 @@ def test_equals_slow_loops(size: tuple[int, ...]) -> None:
     assert loss(student, teacher).item() == pytest.approx(total / teacher.numel(), abs=1e-9)
 
 
-def identity(channels: int) -> FeatureMSELoss:
-    loss = FeatureMSELoss(channels, channels).double()
+def identity(channels: int) -> HintLoss:
+    loss = HintLoss(channels, channels).double()
     with torch.no_grad():
         loss.projector.weight.copy_(torch.eye(channels))
         loss.projector.bias.zero_()
@@ -47,7 +47,7 @@ def test_teacher_is_brought_to_the_students_grid() -> None:
 
 def test_projector_learns_a_linear_relation() -> None:
     torch.manual_seed(0)
-    loss, relation = FeatureMSELoss(3, 2), torch.randn(2, 3)
+    loss, relation = HintLoss(3, 2), torch.randn(2, 3)
     optimizer = torch.optim.Adam(loss.parameters(), 0.05)
     values = []
     for _ in range(150):
@@ -72,4 +72,4 @@ def test_projector_learns_a_linear_relation() -> None:
 )
 def test_maps_that_do_not_fit_are_refused(student: tuple[int, ...], teacher: tuple[int, ...], words: str) -> None:
     with pytest.raises(UserError, match=words):
-        FeatureMSELoss(3, 5)(torch.zeros(student), torch.zeros(teacher))
+        HintLoss(3, 5)(torch.zeros(student), torch.zeros(teacher))

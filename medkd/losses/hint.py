@@ -1,4 +1,4 @@
-"""Mean squared error between projected student features and teacher features."""
+"""Hints (FitNets, MIMIC): mean squared error between projected student features and teacher features."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from medkd.losses.maps import check_channels, check_pair, full_precision, resize_to_grid
 
 
-class FeatureMSELoss(nn.Module):
+class HintLoss(nn.Module):
     """Mean squared error of the student's map, projected to the teacher's channels, from the teacher's map.
 
     The comparison is made on the student's grid: the teacher's map is averaged where it has to shrink and interpolated
@@ -20,7 +20,8 @@ class FeatureMSELoss(nn.Module):
         teacher_channels: channels of the teacher's map.
 
     Reference:
-        Biswas 2024, arXiv 2406.03173, Table 4.10 (MSE in place of the contrastive loss); Romero et al. 2015, "FitNets".
+        Romero et al. 2015, "FitNets"; Li et al. 2017, "Mimicking very efficient network for object detection" (MIMIC);
+        Biswas 2024, arXiv 2406.03173, Table 4.10 (MSE in place of the contrastive loss).
     """
 
     def __init__(self, student_channels: int, teacher_channels: int) -> None:

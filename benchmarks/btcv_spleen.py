@@ -17,7 +17,8 @@ from typing import Any
 
 from results_page import write_results_page
 
-from medkd.recipes import STUDENT, TEACHER, WITHOUT_DISTILLATION, run_recipe
+from medkd.bundle import STUDENT, TEACHER
+from medkd.recipes import WITHOUT_DISTILLATION, run_recipe
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "docs" / "results" / "btcv_spleen.json"

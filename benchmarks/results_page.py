@@ -43,7 +43,7 @@ def write_results_page(results: dict[str, Any], path: Path, command: str) -> Non
         "",
         "## What distillation adds",
         "",
-        *_gains(arms),
+        *gains_table(arms),
         "",
         *_explored(results),
         "## Every test volume",
@@ -72,12 +72,12 @@ def _main_table(arms: dict[str, Any]) -> list[str]:
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     for arm in arms.values():
-        cells = [_spread([run["mean"][LABEL][figure] for run in arm["runs"]]) for figure in FIGURES]
+        cells = [spread([run["mean"][LABEL][figure] for run in arm["runs"]]) for figure in FIGURES]
         rows.append(f"| {arm['name']} | {arm['runs'][0]['parameters']:,} | {len(arm['runs'])} | {' | '.join(cells)} |")
     return rows
 
 
-def _gains(arms: dict[str, Any]) -> list[str]:
+def gains_table(arms: dict[str, Any]) -> list[str]:
     if "control" not in arms:
         return ["The control has not been run."]
     verdicts = []
@@ -171,7 +171,7 @@ def _volume_table(arms: dict[str, Any]) -> list[str]:
 def _pooled_table(arms: dict[str, Any]) -> list[str]:
     rows = ["| model | Dice | IoU | precision | recall | published Dice |", "| --- | ---: | ---: | ---: | ---: | --- |"]
     for key, arm in arms.items():
-        cells = [_spread([run["pooled_slices"][LABEL][figure] for run in arm["runs"]]) for figure in FIGURES]
+        cells = [spread([run["pooled_slices"][LABEL][figure] for run in arm["runs"]]) for figure in FIGURES]
         rows.append(f"| {arm['name']} | {' | '.join(cells)} | {PUBLISHED.get(key, '')} |")
     return rows
 
@@ -214,7 +214,7 @@ def _bootstrap(values: list[float], draws: int = 10_000) -> tuple[float, float]:
     return means[int(0.025 * draws)], means[int(0.975 * draws)]
 
 
-def _spread(values: list[float]) -> str:
+def spread(values: list[float]) -> str:
     if len(values) == 1:
         return f"{values[0]:.3f}"
     return f"{statistics.fmean(values):.3f} ± {statistics.stdev(values):.3f}"

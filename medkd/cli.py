@@ -99,6 +99,12 @@ def _parser() -> argparse.ArgumentParser:
     _data_options(distill)
     distill.add_argument("--teacher", required=True, type=Path, metavar="RUN", help="run folder of the teacher")
     distill.add_argument("--student", default="unet_s1", metavar="NAME", help="network of the student (%(default)s)")
+    distill.add_argument(
+        "--method",
+        default="mtms",
+        metavar="NAME",
+        help="what the student learns: a name that medkd methods lists (%(default)s), or a YAML file of your own",
+    )
 
     evaluate = _command(
         commands, "evaluate", _evaluate, "compare a trained model with the labels, volume by volume",
@@ -121,6 +127,10 @@ def _parser() -> argparse.ArgumentParser:
     infer.add_argument("model", type=Path, metavar="RUN", help="run folder of the model")
     infer.add_argument("inputs", nargs="+", type=Path, metavar="INPUT", help="NIfTI scans")
     infer.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder for masks and measurements.json")
+
+    methods = _command(commands, "methods", _methods, "list the distillation methods", "medkd methods emkd")
+    methods.add_argument("names", nargs="*", metavar="NAME", help="only these; a YAML file of your own is shown too")
+    methods.add_argument("--json", action="store_true", help="print JSON")
 
     networks = _command(commands, "networks", _networks, "list the networks", "medkd networks --json")
     networks.add_argument("--json", action="store_true", help="print JSON")
@@ -178,9 +188,10 @@ def _recipe_overrides(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _train(options: argparse.Namespace) -> int:
+    from medkd.bundle import STUDENT, TEACHER
     from medkd.networks import network_entry
     from medkd.networks.registry import MONAI_NETWORKS
-    from medkd.recipes import STUDENT, TEACHER, run_recipe
+    from medkd.recipes import run_recipe
 
     is_stock = options.network.startswith(MONAI_NETWORKS)
     role = options.role or ("teacher" if is_stock else network_entry(options.network).role)
@@ -189,14 +200,16 @@ def _train(options: argparse.Namespace) -> int:
 
 
 def _pretrain(options: argparse.Namespace) -> int:
-    from medkd.recipes import TEACHER, run_recipe
+    from medkd.bundle import TEACHER
+    from medkd.recipes import run_recipe
 
     overrides = {**_recipe_overrides(options), "network_name": options.network, **options.overrides}
     return _report_run(run_recipe(TEACHER, "pretrain", overrides, options.out))
 
 
 def _distill(options: argparse.Namespace) -> int:
-    from medkd.recipes import STUDENT, run_recipe
+    from medkd.bundle import STUDENT
+    from medkd.recipes import run_recipe
 
     overrides = {
         **_recipe_overrides(options),
@@ -204,16 +217,19 @@ def _distill(options: argparse.Namespace) -> int:
         "network_name": options.student,
         **options.overrides,
     }
-    return _report_run(run_recipe(STUDENT, "distill", overrides, options.out))
+    return _report_run(run_recipe(STUDENT, "distill", overrides, options.out, options.method))
 
 
 def _report_run(run: Path) -> int:
+    from medkd.methods import format_terms
     from medkd.run_folder import HISTORY_FILE
 
     history = json.loads((run / HISTORY_FILE).read_text(encoding="utf-8"))
     best = max((row for row in history if "val_dice" in row), key=lambda row: row["val_dice"], default=None)
     figures = "" if best is None else f", best validation Dice {best['val_dice']:.3f} in epoch {best['epoch']}"
     print(f"{run}: {len(history)} epochs{figures}")
+    if "gradient" in history[-1]:
+        print(format_terms(history[-1]))
     return 0
 
 
@@ -244,6 +260,14 @@ def _infer(options: argparse.Namespace) -> int:
     if not failures:
         return 0
     return 2 if len(failures) == len(options.inputs) else 1
+
+
+def _methods(options: argparse.Namespace) -> int:
+    from medkd.methods import describe_method, format_methods, method_names
+
+    descriptions = [describe_method(name) for name in options.names or method_names()]
+    print(json.dumps(descriptions, indent=2) if options.json else format_methods(descriptions))
+    return 0
 
 
 def _networks(options: argparse.Namespace) -> int:

@@ -12,26 +12,19 @@ from typing import Any
 
 import yaml
 
-import medkd
+from medkd.bundle import bundle_folder
 from medkd.errors import UserError
 from medkd.files import write_json
+from medkd.methods import method_file
 from medkd.run_folder import CHECKPOINT_FILE, RECIPE_FILE
 
-TEACHER, STUDENT = "spleen_ct_teacher", "spleen_ct_student"
 # Overrides of the distillation recipe that make its control.
 WITHOUT_DISTILLATION = {f"weights::{term}": 0.0 for term in ("pmd", "encoder", "bottleneck", "decoder")}
 
 
-def bundle_folder(bundle: str) -> Path:
-    """Where a bundle lies: inside the installed package, or beside it in a checkout."""
-    package = Path(medkd.__file__).parent
-    for parent in (package, package.parent):
-        if (parent / "bundles" / bundle).is_dir():
-            return parent / "bundles" / bundle
-    raise UserError(f"the bundle {bundle} is not installed: install medkd again.")
-
-
-def run_recipe(bundle: str, config: str, overrides: Mapping[str, Any], out: str | Path) -> Path:
+def run_recipe(
+    bundle: str, config: str, overrides: Mapping[str, Any], out: str | Path, method: str | Path | None = None
+) -> Path:
     """Train by a bundle config; the same as ``python -m monai.bundle run`` on it with the overrides.
 
     A run that was stopped goes on where it was when it is asked for again; a finished one is left as it is.
@@ -41,6 +34,7 @@ def run_recipe(bundle: str, config: str, overrides: Mapping[str, Any], out: str 
         config: name of the config, such as ``train``.
         overrides: config id (``epochs``, ``optimizer::lr``) to value.
         out: the run's folder.
+        method: of distillation, a name or a YAML file; see :func:`medkd.methods.method_file`.
 
     Returns:
         The run's folder.
@@ -51,12 +45,24 @@ def run_recipe(bundle: str, config: str, overrides: Mapping[str, Any], out: str 
     from monai.bundle import ConfigWorkflow
 
     out = Path(out)
-    file = bundle_folder(bundle) / "configs" / f"{config}.yaml"
-    check_overrides(file, overrides)
+    folder = bundle_folder(bundle)
+    files = [folder / "configs" / f"{config}.yaml"]
+    recipe = {"bundle": bundle, "config": config, "overrides": dict(overrides)}
+    if method is not None:
+        file = method_file(method)
+        files += [file] if file else []
+        # The content of a file may change, a name stays what it is.
+        recipe["method"] = str(method) if file is None or file.parent == files[0].parent else file.read_text("utf-8")
+    check_overrides(files, overrides)
     is_new = not out.exists()
-    _claim(out, {"bundle": bundle, "config": config, "overrides": dict(overrides)})
+    _claim(out, recipe)
     workflow = ConfigWorkflow(
-        config_file=str(file), logging_file=False, output_dir=str(out), bundle_root=str(file.parent.parent), **overrides
+        config_file=[str(file) for file in files],
+        meta_file=str(folder / "configs" / "metadata.json"),
+        logging_file=False,
+        output_dir=str(out),
+        bundle_root=str(folder),
+        **overrides,
     )
     try:
         workflow.initialize()
@@ -69,15 +75,17 @@ def run_recipe(bundle: str, config: str, overrides: Mapping[str, Any], out: str 
     return out
 
 
-def check_overrides(config_file: Path, overrides: Mapping[str, Any]) -> None:
-    """Refuse overrides of what the config does not have.
+def check_overrides(config_files: Sequence[Path], overrides: Mapping[str, Any]) -> None:
+    """Refuse overrides of what the configs, of which a later one replaces keys of an earlier one, do not have.
 
     Arguments of a component may be new (``optimizer::weight_decay``), since the config need not list them all.
 
     Raises:
         UserError: with the nearest name that exists.
     """
-    known = yaml.safe_load(config_file.read_text(encoding="utf-8"))
+    known: dict[str, Any] = {}
+    for file in config_files:
+        known |= yaml.safe_load(file.read_text(encoding="utf-8"))
     for name in overrides:
         parts = name.split("::")
         content: Any = known
@@ -86,7 +94,9 @@ def check_overrides(config_file: Path, overrides: Mapping[str, Any]) -> None:
                 if "_target_" in content and depth == len(parts) - 1:
                     break
                 near = difflib.get_close_matches(part, [str(key) for key in content], n=1)
-                hint = f"did you mean {'::'.join([*parts[:depth], near[0]])}?" if near else f"see {config_file.name}."
+                hint = (
+                    f"did you mean {'::'.join([*parts[:depth], near[0]])}?" if near else f"see {config_files[-1].name}."
+                )
                 raise UserError(f"the recipe has no option {name!r}: {hint}")
             content = content.get(part) if isinstance(content, Mapping) else None
 

@@ -58,7 +58,7 @@ def test_the_whole_way(task, tmp_path, capsys):
     teacher = [word if word != "unet_s1" else "multitask_unet" for word in train_words(task, tmp_path / "teacher")]
     assert main(teacher) == 0
     distill = ["distill", "--data", str(task), "--teacher", str(tmp_path / "teacher"), "--student", "unet_s1"]
-    assert main([*distill, "--out", str(run), "--epochs", "1", "--batch_size", "4"]) == 0
+    assert main([*distill, "--out", str(run), "--epochs", "1", "--batch_size", "4", "--method", "kd"]) == 0
     assert main(["evaluate", str(run), "--data", str(task), "--json", str(tmp_path / "figures.json")]) == 0
     scan = task / "imagesTr" / "tiny_0.nii.gz"
     assert main(["infer", str(run), str(scan), "--out", str(tmp_path / "masks")]) == 0
@@ -67,7 +67,20 @@ def test_the_whole_way(task, tmp_path, capsys):
         "dice", "iou", "precision", "recall"
     }  # fmt: skip
     printed = capsys.readouterr().out
+    assert "gradient norm" in printed and "pmd" in printed
     assert "57,297 parameters" in printed and "tiny_0_seg.nii.gz: block" in printed
+
+
+def test_methods(capsys):
+    assert main(["methods", "--json"]) == 0
+    rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
+    assert rows["kd"]["terms"] == [
+        {"name": "pmd", "loss": "PredictionMapLoss", "weight": 0.1, "student_tap": None, "teacher_tap": None}
+    ]
+    assert main(["methods", "emkd"]) == 0
+    assert "RegionAffinityLoss" in capsys.readouterr().out
+    assert main(["methods", "emdk"]) == 2
+    assert "did you mean emkd" in capsys.readouterr().err
 
 
 def test_networks(capsys):

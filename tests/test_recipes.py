@@ -12,11 +12,12 @@ import torch
 import yaml
 from ignite.engine import Events
 
+from medkd.bundle import STUDENT, TEACHER, bundle_folder
 from medkd.engines import DistillationTrainer
 from medkd.engines.saved_model import load_tensors
 from medkd.errors import UserError
 from medkd.inference import Segmenter
-from medkd.recipes import STUDENT, TEACHER, bundle_folder, parse_overrides, run_recipe
+from medkd.recipes import parse_overrides, run_recipe
 
 SMALL = {"network_def::channels": [4, 8], "epochs": 2, "batch_size": 4, "cache_dir": None}
 
@@ -151,13 +152,70 @@ def test_pretraining_reconstructs_and_starts_a_teacher(tiny_task, tmp_path):
 
 def test_the_bundle_command_does_what_the_recipe_does(teacher, tiny_task, tmp_path):
     overrides = common(tiny_task) | {"teacher_run": str(teacher), "learning_rate": 0.001}
-    ours = run_recipe(STUDENT, "distill", overrides, tmp_path / "ours")
+    ours = run_recipe(STUDENT, "distill", overrides, tmp_path / "ours", method="emkd")
     words = [sys.executable, "-m", "monai.bundle", "run", "--output_dir", str(tmp_path / "theirs")]
-    words += ["--config_file", str(bundle_folder(STUDENT) / "configs" / "distill.yaml")]
+    configs = bundle_folder(STUDENT) / "configs"
+    files = [str(configs / name) for name in ("distill.yaml", "distill_emkd.yaml")]
+    words += ["--config_file", str(files), "--meta_file", str(configs / "metadata.json")]
     for name, value in overrides.items():
         words += [f"--{name}", str(value)]
     subprocess.run(words, check=True, cwd=tmp_path, capture_output=True)
     assert without_seconds(tmp_path / "theirs") == without_seconds(ours)
+
+
+# With terms of every kind: a projector, a memory bank, a discriminator.
+MIX = """
+weights: {segmentation: 1.0, hint: 0.1, class_guided: 0.1, holistic: 0.1}
+distillation:
+- _target_: medkd.handlers.DistillationHandler
+  name: hint
+  weight: '@weights::hint'
+  student_tap: encoder
+  teacher_tap: bottleneck
+  loss:
+    _target_: medkd.losses.HintLoss
+    student_channels: $tap_channels(@network, 'encoder')
+    teacher_channels: $tap_channels(@teacher, 'bottleneck')
+- _target_: medkd.handlers.DistillationHandler
+  name: class_guided
+  weight: '@weights::class_guided'
+  student_tap: bottleneck
+  teacher_tap: bottleneck
+  loss:
+    _target_: medkd.losses.ClassGuidedContrastiveLoss
+    student_channels: $tap_channels(@network, 'bottleneck')
+    teacher_channels: $tap_channels(@teacher, 'bottleneck')
+- _target_: medkd.handlers.DistillationHandler
+  name: holistic
+  weight: '@weights::holistic'
+  warmup_epochs: 1
+  loss:
+    _target_: medkd.losses.HolisticAdversarialLoss
+    out_channels: '@out_channels'
+"""
+
+
+def test_a_killed_run_of_a_mix_resumes_with_its_bank_and_discriminator(teacher, tiny_task, tmp_path, monkeypatch):
+    mix = tmp_path / "mix.yaml"
+    mix.write_text(MIX)
+    overrides = common(tiny_task) | {"teacher_run": str(teacher), "epochs": 3, "learning_rate": 0.001}
+    whole = run_recipe(STUDENT, "distill", overrides, tmp_path / "whole", mix)
+    steps = load_tensors(whole / "checkpoint.pt")["trainer"]["iteration"] // 3
+    with monkeypatch.context() as patch:
+        stop_after(patch, steps + 1)
+        with pytest.raises(KeyboardInterrupt):
+            run_recipe(STUDENT, "distill", overrides, tmp_path / "killed", mix)
+    killed = run_recipe(STUDENT, "distill", overrides, tmp_path / "killed", mix)
+    assert without_seconds(killed) == without_seconds(whole)
+    row = history(killed)[-1]
+    assert set(row["gradient"]) == set(row["weighted"]) == {"segmentation", "hint", "class_guided", "holistic"}
+    projectors = load_tensors(killed / "checkpoint.pt")["projectors"]
+    for name, value in load_tensors(whole / "checkpoint.pt")["projectors"].items():
+        if isinstance(value, torch.Tensor):
+            assert torch.equal(projectors[name], value), name
+    mix.write_text(MIX.replace("hint: 0.1", "hint: 0.2"))
+    with pytest.raises(UserError, match="another recipe"):
+        run_recipe(STUDENT, "distill", overrides, killed, mix)
 
 
 @pytest.mark.parametrize(

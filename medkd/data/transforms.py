@@ -57,7 +57,8 @@ class Preprocessing:
 
     Attributes:
         size: in-plane matrix; the longer side of the field of view is resized to it, the shorter one padded.
-        window: HU that become 0 and 1; what lies outside is clipped.
+        window: HU that become 0 and 1, what lies outside is clipped; None, for MRI, which has no fixed unit, takes the
+            0.5th and the 99.5th percentile of each scan.
         channels: ``neighbours`` stacks the slice below, the slice and the slice above; ``replicated`` repeats the slice
             three times, as MTMS-KD publishes.
 
@@ -66,17 +67,18 @@ class Preprocessing:
     """
 
     size: int = 256
-    window: tuple[float, float] = (-125.0, 275.0)
+    window: tuple[float, float] | None = (-125.0, 275.0)
     channels: str = "neighbours"
 
     def __post_init__(self) -> None:
         if self.size < 16:
             raise UserError(f"size {self.size} is too small for a slice: give 16 or more pixels.")
-        if len(self.window) != 2 or not self.window[0] < self.window[1]:
-            raise UserError(f"window {list(self.window)} is not a range of HU: give the lower value first.")
+        if self.window is not None:
+            if len(self.window) != 2 or not self.window[0] < self.window[1]:
+                raise UserError(f"window {list(self.window)} is not a range of HU: give the lower value first.")
+            object.__setattr__(self, "window", (float(self.window[0]), float(self.window[1])))
         if self.channels not in CHANNELS:
             raise UserError(f"channels {self.channels!r} is not known: choose {' or '.join(CHANNELS)}.")
-        object.__setattr__(self, "window", (float(self.window[0]), float(self.window[1])))
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> Preprocessing:
@@ -90,11 +92,11 @@ class Preprocessing:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
-        return {**asdict(self), "window": list(self.window)}
+        return {**asdict(self), "window": self.window and list(self.window)}
 
     def key(self) -> str:
         """A short hash of everything that changes the stored slices (how they are stacked does not)."""
-        content = {"size": self.size, "window": list(self.window), "version": 1}
+        content = {"size": self.size, "window": self.window and list(self.window), "version": 1}
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
 
     def apply(self, image: Volume, label: Volume | None = None) -> PreparedScan:
@@ -113,7 +115,7 @@ class Preprocessing:
         pad = SpatialPad((self.size, self.size, oriented.shape[3]))
         shrinks = all(target <= source for target, source in zip(inside[:2], oriented.shape[1:3], strict=True))
         resize = Resize(inside, mode="area" if shrinks else "trilinear")
-        windowed = ScaleIntensityRange(*self.window, b_min=0.0, b_max=1.0, clip=True)(oriented)
+        windowed = ScaleIntensityRange(*(self.window or _own_window(oriented)), b_min=0.0, b_max=1.0, clip=True)(oriented)
         prepared_label = None
         if label is not None:
             nearest = Resize(inside, mode="nearest-exact")
@@ -144,6 +146,13 @@ def stack_channels(slices: np.ndarray, index: int, channels: str) -> np.ndarray:
     else:
         rows = [max(index - 1, 0), index, min(index + 1, len(slices) - 1)]
     return np.stack([slices[row] for row in rows]).astype(np.float32)
+
+
+def _own_window(image: MetaTensor) -> tuple[float, float]:
+    """The intensities between which nearly all of a scan lies; all of it where nearly all is one value."""
+    array = image.numpy()
+    low, high = np.percentile(array, (0.5, 99.5))
+    return (float(low), float(high)) if low < high else (float(array.min()), float(array.max()))
 
 
 def _meta(result: Any) -> MetaTensor:

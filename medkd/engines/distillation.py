@@ -19,8 +19,11 @@ class DistillationTrainer(SupervisedTrainer):
     """MONAI's trainer with a frozen teacher that sees the same batch.
 
     After the student's forward pass the teacher runs on the same input, if any handler asked for it. Then each
-    :class:`~medkd.handlers.DistillationHandler` adds its weighted term to the loss. All terms are kept by name in
-    ``engine.state.output["terms"]``, unweighted and detached.
+    :class:`~medkd.handlers.DistillationHandler` adds its weighted term to the loss.
+
+    What each term does is kept by its name in ``engine.state.output``, on the device: its value in ``terms``, its share
+    of the total in ``weighted``, and in the first step of an epoch, in ``gradient``, the norm of that share's gradient
+    in the student's parameters (one more backward pass for each term).
 
     Args:
         teacher: frozen here: evaluation mode, no gradients.
@@ -59,5 +62,30 @@ class DistillationTrainer(SupervisedTrainer):
 
     def _weigh_segmentation(self, engine: Engine) -> None:
         loss = self.state.output[CommonKeys.LOSS]
-        self.state.output["terms"] = {"segmentation": loss.detach()}
-        self.state.output[CommonKeys.LOSS] = self.segmentation_weight * loss
+        self.state.output |= {"terms": {}, "weighted": {}, "gradient": {}}
+        self.state.output[CommonKeys.LOSS] = torch.zeros_like(loss)
+        self.add_term("segmentation", loss, self.segmentation_weight)
+
+    def add_term(self, name: str, value: torch.Tensor, weight: float) -> None:
+        """Add ``weight * value`` to the loss of this step and note it.
+
+        Args:
+            name: of the term, in curves and logs.
+            value: a scalar.
+            weight: its factor in this step.
+        """
+        weighted = weight * value
+        output = self.state.output
+        output["terms"][name] = value.detach()
+        output["weighted"][name] = weighted.detach()
+        if (self.state.iteration - 1) % (self.state.epoch_length or 1) == 0:
+            output["gradient"][name] = _gradient_norm(weighted, self.network)
+        output[CommonKeys.LOSS] = output[CommonKeys.LOSS] + weighted
+
+
+def _gradient_norm(value: torch.Tensor, network: nn.Module) -> torch.Tensor:
+    """Norm of the gradient of a scalar in all parameters of a network; they keep the gradients they have."""
+    parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    gradients = torch.autograd.grad(value, parameters, retain_graph=True, allow_unused=True)
+    norms = [torch.linalg.vector_norm(gradient.float()) for gradient in gradients if gradient is not None]
+    return torch.linalg.vector_norm(torch.stack(norms)) if norms else value.new_zeros(())

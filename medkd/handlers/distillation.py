@@ -6,11 +6,13 @@ import inspect
 from typing import TYPE_CHECKING
 
 import torch
+from ignite.engine import Events
 from monai.engines.utils import IterationEvents
 from monai.utils.enums import CommonKeys
 from torch import nn
 
 from medkd.errors import UserError
+from medkd.losses import HolisticAdversarialLoss
 
 if TYPE_CHECKING:
     from medkd.engines import DistillationTrainer
@@ -19,15 +21,19 @@ if TYPE_CHECKING:
 class DistillationHandler:
     """Adds ``weight * loss(student, teacher)`` to the training loss.
 
+    A loss that plays against the student, :class:`~medkd.losses.HolisticAdversarialLoss`, is trained by its own
+    optimiser after each step of the student.
+
     Args:
         name: under which the term appears in curves and logs.
         loss: a loss of :mod:`medkd.losses`; one whose ``forward`` has a ``label`` is given the label map.
         weight: factor in the total; with 0 the term is not computed and its taps are not captured.
         student_tap: place in the student (:class:`~medkd.engines.FeatureTaps`); None compares the logits.
         teacher_tap: place in the teacher; None compares the logits.
+        warmup_epochs: over so many epochs the weight rises linearly from 0; with 0 it is constant.
 
     Raises:
-        UserError: only one of the two taps is given, or the weight is negative.
+        UserError: only one of the two taps is given, or the weight or the warm-up is negative.
     """
 
     def __init__(
@@ -37,9 +43,10 @@ class DistillationHandler:
         weight: float = 1.0,
         student_tap: str | None = None,
         teacher_tap: str | None = None,
+        warmup_epochs: float = 0,
     ) -> None:
-        if weight < 0:
-            raise UserError(f"term {name!r} has the weight {weight}: give 0 or more.")
+        if min(weight, warmup_epochs) < 0:
+            raise UserError(f"term {name!r} has weight {weight} and warmup_epochs {warmup_epochs}: give 0 or more.")
         if (student_tap is None) != (teacher_tap is None):
             raise UserError(f"term {name!r} taps only one network: give both student_tap and teacher_tap, or neither.")
         self.name = name
@@ -47,6 +54,7 @@ class DistillationHandler:
         self.weight = weight
         self.student_tap = student_tap
         self.teacher_tap = teacher_tap
+        self.warmup_epochs = warmup_epochs
         self._wants_label = "label" in inspect.signature(loss.forward).parameters
 
     def attach(self, engine: DistillationTrainer) -> None:
@@ -59,16 +67,24 @@ class DistillationHandler:
             engine.teacher_taps.add(self.teacher_tap)
         self.loss.to(engine.state.device)
         engine.add_event_handler(IterationEvents.LOSS_COMPLETED, self)
+        if isinstance(self.loss, HolisticAdversarialLoss):
+            engine.add_event_handler(Events.ITERATION_COMPLETED, self._train_discriminator)
 
     def __call__(self, engine: DistillationTrainer) -> None:
-        output = engine.state.output
         student, teacher = self._pair(engine)
-        arguments = (student, teacher, output[CommonKeys.LABEL]) if self._wants_label else (student, teacher)
-        term = self.loss(*arguments)
-        output["terms"][self.name] = term.detach()
-        output[CommonKeys.LOSS] = output[CommonKeys.LOSS] + self.weight * term
+        label = (engine.state.output[CommonKeys.LABEL],) if self._wants_label else ()
+        engine.add_term(self.name, self.loss(student, teacher, *label), self.weight * self._warmth(engine))
+
+    def _warmth(self, engine: DistillationTrainer) -> float:
+        """How much of the weight counts in this step, 0 to 1."""
+        steps = self.warmup_epochs * (engine.state.epoch_length or 1)
+        return min(1.0, engine.state.iteration / steps) if steps else 1.0
 
     def _pair(self, engine: DistillationTrainer) -> tuple[torch.Tensor, torch.Tensor]:
         if self.student_tap is None or self.teacher_tap is None:
             return engine.state.output[CommonKeys.PRED], engine.state.output["teacher"]
         return engine.student_taps.features[self.student_tap], engine.teacher_taps.features[self.teacher_tap]
+
+    def _train_discriminator(self, engine: DistillationTrainer) -> None:
+        student, teacher = self._pair(engine)
+        self.loss.train_discriminator(student.detach(), teacher)

@@ -13,10 +13,15 @@ from monai.utils.enums import CommonKeys
 
 from medkd.errors import UserError
 from medkd.files import write_json
+from medkd.run_folder import TERM_FIGURES
 
 
 class HistoryHandler:
     """Keeps the mean loss and terms of each epoch, validation metrics and seconds, in ``history.json``.
+
+    A row has the mean of every term under its name, and where a :class:`~medkd.engines.DistillationTrainer` gives them,
+    by the same names, its share of the total loss in ``weighted`` and the norm of that share's gradient in
+    ``gradient``, which is taken in the first step of the epoch.
 
     Attach it behind the validation. Values stay on the device until the epoch ends, so logging never waits for it.
 
@@ -29,7 +34,7 @@ class HistoryHandler:
         self.path = Path(path)
         self.validator = validator
         self.rows: list[dict[str, Any]] = []
-        self._sums: dict[str, torch.Tensor] = {}
+        self._values: dict[tuple[str, ...], list[torch.Tensor]] = {}
         self._validated = False
         self._started = 0.0
 
@@ -50,15 +55,17 @@ class HistoryHandler:
         self.rows = list(state["rows"])
 
     def _start(self, engine: Engine) -> None:
-        self._sums = {}
+        self._values = {}
         self._validated = False
         self._started = time.perf_counter()
 
     def _add(self, engine: Engine) -> None:
         output: Any = engine.state.output
-        for name, value in {"loss": output[CommonKeys.LOSS], **output.get("terms", {})}.items():
-            value = value.detach().float()
-            self._sums[name] = self._sums[name] + value if name in self._sums else value
+        figures = {("loss",): output[CommonKeys.LOSS]}
+        figures |= {(name,): value for name, value in output.get("terms", {}).items()}
+        figures |= {(of, name): value for of in TERM_FIGURES for name, value in output.get(of, {}).items()}
+        for key, value in figures.items():
+            self._values.setdefault(key, []).append(value.detach().float())
 
     def _mark_validated(self, validator: Engine) -> None:
         self._validated = True
@@ -66,7 +73,8 @@ class HistoryHandler:
     def _finish(self, engine: Engine) -> None:
         state: Any = engine.state
         row: dict[str, Any] = {"epoch": state.epoch}
-        row |= {name: float(total) / state.epoch_length for name, total in self._sums.items()}
+        for (*of, name), values in self._values.items():
+            (row.setdefault(of[0], {}) if of else row)[name] = float(torch.stack(values).mean())
         if not math.isfinite(row["loss"]):
             raise UserError(f"the loss is {row['loss']} in epoch {row['epoch']}: lower --learning_rate.")
         if self._validated and self.validator is not None:

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import torch
 from monai.networks.layers.factories import Conv
 
-from medkd.networks.unet import Decoder, UNet, crop_like, pad_to_multiple
+from medkd.networks.sizes import crop_like, pad_to_multiple
+from medkd.networks.unet import Decoder, UNet
 
 
 class MultiTaskUNet(UNet):

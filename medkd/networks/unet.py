@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import torch
 from monai.networks.layers.factories import Conv, Norm, Pool
 from torch import nn
-from torch.nn import functional as F
 
 from medkd.errors import UserError
+from medkd.networks.sizes import crop_like, pad_to_multiple
 
 
 class ConvBlock(nn.Sequential):
@@ -123,19 +123,3 @@ class UNet(nn.Module):
             skips.append(x)
             x = pool(x)
         return self.bottleneck(x), skips
-
-
-def pad_to_multiple(x: torch.Tensor, multiple: int) -> torch.Tensor:
-    """Zero-pad the far end of every spatial axis of ``(B, C, *spatial)`` to a multiple of ``multiple``."""
-    missing = [-size % multiple for size in x.shape[2:]]
-    if not any(missing):
-        return x
-    return F.pad(x, [pad for amount in reversed(missing) for pad in (0, amount)])
-
-
-def crop_like(x: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
-    """Crop the spatial axes of ``x`` to those of ``reference``, from the near end."""
-    if x.shape[2:] == reference.shape[2:]:
-        return x
-    inside = [slice(None), slice(None), *(slice(size) for size in reference.shape[2:])]
-    return x[tuple(inside)]

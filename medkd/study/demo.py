@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from medkd.bundle import STUDENT, TEACHER
 from medkd.data import Case, DecathlonTask, read_image, read_label
 from medkd.data.phantom import write_phantom_task
 from medkd.engines import run_split_file
@@ -18,7 +19,7 @@ from medkd.inference import Segmenter, evaluate, mask_path
 from medkd.machine import machine_facts
 from medkd.metrics import labels_from_logits
 from medkd.networks import count_macs
-from medkd.recipes import STUDENT, TEACHER, WITHOUT_DISTILLATION, run_recipe
+from medkd.recipes import WITHOUT_DISTILLATION, run_recipe
 from medkd.run_folder import HISTORY_FILE
 from medkd.study.report import Overlay, write_report
 

@@ -12,6 +12,7 @@ import numpy as np
 
 from medkd.files import atomic_write
 from medkd.metrics import OverlapCounts
+from medkd.run_folder import TERM_FIGURES
 from medkd.study.charts import (
     MASK_COLOUR,
     TRUTH_COLOUR,
@@ -31,11 +32,11 @@ FIGURES = {"dice": "Dice", "iou": "IoU", "precision": "Precision", "recall": "Re
 TERMS = {
     "segmentation": "Segmentation: disagreement with the label",
     "pmd": "Prediction maps (PMD): disagreement with the teacher's output",
-    "encoder": "Encoder features (IMD): disagreement with the teacher's",
-    "bottleneck": "Bottleneck features (IMD): disagreement with the teacher's",
-    "decoder": "Decoder features (IMD): disagreement with the teacher's",
+    "encoder": "Encoder features: disagreement with the teacher's",
+    "bottleneck": "Bottleneck features: disagreement with the teacher's",
+    "decoder": "Decoder features: disagreement with the teacher's",
 }
-NO_TERMS = ("epoch", "loss", "val_dice", "seconds")
+NO_TERMS = ("epoch", "loss", "val_dice", "seconds", *TERM_FIGURES)
 
 
 @dataclass(frozen=True)

@@ -97,6 +97,28 @@ def test_a_mask_survives_the_way_there_and_back():
     np.testing.assert_allclose(centre[:2], (90, 70), atol=0.5)
 
 
+def test_without_a_window_each_scan_has_its_own():
+    """MRI: the same picture in other units gives the same slices, and one bright voxel does not darken the rest."""
+    image, _ = ras_volume()
+    preprocessing = Preprocessing(size=30, window=None)
+    array = image.array.copy()
+    array[0, 0, 0] = 1e6
+    slices = preprocessing.apply(Volume(array, image.affine, image.header, image.path)).image
+    low, high = np.percentile(array, (0.5, 99.5))
+    expected = np.clip((array - low) / (high - low), 0, 1)
+    np.testing.assert_allclose(slices[0, :, 4:26].numpy(), expected, atol=1e-5)
+    scaled = preprocessing.apply(Volume(array * 37 + 11, image.affine, image.header, image.path)).image
+    torch.testing.assert_close(scaled.as_tensor(), slices.as_tensor(), rtol=0, atol=1e-5)
+
+
+def test_without_a_window_a_scan_that_is_nearly_empty_spans_all_of_it():
+    image, _ = ras_volume()
+    array = np.zeros_like(image.array)
+    array[3, 3, 3] = 50
+    prepared = Preprocessing(size=30, window=None).apply(Volume(array, image.affine, image.header, image.path))
+    assert float(prepared.image.max()) == 1 and float(prepared.image.sum()) == 1
+
+
 def test_values_far_below_air_do_not_bleed():
     array = np.full((64, 64, 2), 50.0, np.float32)
     array[:8] = -3024

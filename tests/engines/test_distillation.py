@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import pytest
 import torch
+from ignite.engine import Events
 from monai.engines import SupervisedTrainer
 from torch import nn
 
 from medkd.engines import DistillationTrainer
 from medkd.errors import UserError
 from medkd.handlers import DistillationHandler
-from medkd.losses import ContrastiveFeatureLoss, DiceBCELoss, HintLoss, PredictionMapLoss
+from medkd.losses import (
+    ContrastiveFeatureLoss,
+    DiceBCELoss,
+    HintLoss,
+    HolisticAdversarialLoss,
+    PredictionMapLoss,
+)
 from medkd.networks import MultiTaskUNet, UNet, create_network
 
 
@@ -113,6 +120,80 @@ def test_a_loss_that_wants_the_label_gets_it():
     assert torch.isfinite(engine.state.output["terms"]["region"])
 
 
+def test_each_terms_share_and_gradient_are_noted():
+    student, teacher = networks()
+    data = batches(1)
+    expected = {}
+    with torch.no_grad():
+        taught = teacher.eval()(data[0]["image"])
+    for name, weight, loss, target in (
+        ("segmentation", 0.4, DiceBCELoss(), data[0]["label"]),
+        ("pmd", 0.2, PredictionMapLoss(), taught),
+    ):
+        copy, _ = networks()
+        value = loss(copy.train()(data[0]["image"]), target)
+        (weight * value).backward()
+        squares = sum(float(p.grad.square().sum()) for p in copy.parameters() if p.grad is not None)
+        expected[name] = (float(value), weight * float(value), squares**0.5)
+    engine = trainer(
+        student, teacher, [DistillationHandler("pmd", PredictionMapLoss(), 0.2)], data, segmentation_weight=0.4
+    )
+    engine.run()
+    output = engine.state.output
+    for name, figures in expected.items():
+        found = [float(output[of][name]) for of in ("terms", "weighted", "gradient")]
+        assert found == pytest.approx(figures, rel=1e-4)
+
+
+def test_noting_gradients_changes_nothing_and_happens_once_an_epoch(monkeypatch):
+    noted = []
+
+    def run() -> nn.Module:
+        student, teacher = networks()
+        engine = trainer(student, teacher, [DistillationHandler("pmd", PredictionMapLoss(), 0.2)], batches(3))
+        engine.add_event_handler(Events.ITERATION_COMPLETED, lambda e: noted.append(set(e.state.output["gradient"])))
+        engine.run()
+        return student
+
+    ours = run()
+    assert noted == [{"segmentation", "pmd"}, set(), set()]
+    monkeypatch.setattr("medkd.engines.distillation._gradient_norm", lambda value, network: torch.zeros(()))
+    for a, b in zip(ours.parameters(), run().parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=0)
+
+
+def test_a_warm_up_raises_the_weight_linearly_then_keeps_it():
+    student, teacher = networks()
+    term = DistillationHandler("pmd", PredictionMapLoss(), 0.8, warmup_epochs=2)
+    engine = trainer(student, teacher, [term], batches(2))
+    engine.state.max_epochs = 3
+    factors = []
+
+    @engine.on(Events.ITERATION_COMPLETED)
+    def note(engine):
+        factors.append(float(engine.state.output["weighted"]["pmd"] / engine.state.output["terms"]["pmd"]))
+
+    engine.run()
+    assert factors == pytest.approx([0.2, 0.4, 0.6, 0.8, 0.8, 0.8])
+
+
+def test_a_discriminator_learns_by_its_own_optimiser_alone():
+    student, teacher = networks()
+    loss = HolisticAdversarialLoss(1)
+    before = [parameter.clone() for parameter in loss.parameters()]
+    engine = trainer(student, teacher, [DistillationHandler("holistic", loss, 1.0)], batches(1))
+    engine.run()
+    assert all(not parameter.requires_grad and parameter.grad is None for parameter in loss.parameters())
+    assert any(not torch.equal(a, b) for a, b in zip(loss.parameters(), before, strict=True))
+    other, other_teacher = networks()
+    frozen = HolisticAdversarialLoss(1)
+    frozen.load_state_dict(loss.state_dict())
+    frozen.train_discriminator = lambda *_: None
+    weights = [parameter.clone() for parameter in frozen.parameters()]
+    trainer(other, other_teacher, [DistillationHandler("holistic", frozen, 1.0)], batches(1)).run()
+    assert all(torch.equal(a, b) for a, b in zip(frozen.parameters(), weights, strict=True))
+
+
 def test_stock_monai_networks_by_module_path():
     arguments = {"spatial_dims": 2, "in_channels": 3, "out_channels": 1, "strides": (2, 2)}
     teacher = create_network("monai.networks.nets.UNet", channels=(8, 12, 16), **arguments)
@@ -125,7 +206,11 @@ def test_stock_monai_networks_by_module_path():
 
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
-    [({"weight": -1.0}, "0 or more"), ({"student_tap": "encoder"}, "both student_tap and teacher_tap")],
+    [
+        ({"weight": -1.0}, "0 or more"),
+        ({"warmup_epochs": -1}, "0 or more"),
+        ({"student_tap": "encoder"}, "both student_tap and teacher_tap"),
+    ],
 )
 def test_a_term_without_sense_is_told(arguments, sentence):
     with pytest.raises(UserError, match=sentence):

@@ -16,7 +16,9 @@ import argparse
 import json
 import subprocess
 import sys
+import tempfile
 import time
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
@@ -24,6 +26,7 @@ from typing import Any
 
 from btcv_spleen import KD_SCALE, STUDENT_SCALE, TEACHER_RECIPE, evaluate_run
 from methods_page import write_methods_page
+from peak_memory import peak_mib
 
 from medkd.bundle import STUDENT, TEACHER, bundle_folder
 from medkd.methods import method_file, method_names
@@ -101,45 +104,40 @@ def cost(data: Path, out: Path) -> None:
 
 def cost_one(data: Path, out: Path, method: str) -> dict[str, float]:
     """Milliseconds per step and peak memory in MiB: of the control, then of the method, in this process."""
-    import resource
-
     import torch
 
     torch.set_num_threads(2)
-    figures = {}
-    for name in (CONTROL, method):
-        seconds = _time_steps(data, out, name)
-        figures[f"{'control' if name == CONTROL else 'method'}_ms"] = 1000 * seconds
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        figures[f"{'control' if name == CONTROL else 'method'}_peak_mib"] = peak
+    figures: dict[str, float] = {}
+    for side, name in (("control", CONTROL), ("method", method)):
+        times: list[float] = []
+        figures[f"{side}_peak_mib"] = peak_mib(partial(_time_steps, data, out, name, times))
+        figures[f"{side}_ms"] = 1000 * median(times)
     return figures
 
 
-def _time_steps(data: Path, out: Path, method: str) -> float:
-    """Median seconds of a training step, from taking a batch to the optimiser's, after the first step."""
-    import tempfile
-
+def _time_steps(data: Path, out: Path, method: str, times: list[float]) -> None:
+    """Note the seconds of each training step, from taking a batch to the optimiser's, after the first."""
     from ignite.engine import Events
     from monai.bundle import ConfigWorkflow
 
     folder = bundle_folder(STUDENT)
-    files = [folder / "configs" / "distill.yaml"]
     own = None if method == CONTROL else method_file(method)
+    files = [folder / "configs" / "distill.yaml", *([own] if own else [])]
     overrides = {
         "dataset_dir": str(data), **_overrides(method, out / "teacher"),
         "epochs": 1, "train::trainer::epoch_length": COST_STEPS + 1, "val_interval": 2,
     }  # fmt: skip
     with tempfile.TemporaryDirectory() as temporary:
         workflow = ConfigWorkflow(
-            config_file=[str(file) for file in [*files, *([own] if own else [])]],
-            logging_file=False, output_dir=temporary, bundle_root=str(folder), **overrides,
+            config_file=[str(file) for file in files], logging_file=False,
+            output_dir=temporary, bundle_root=str(folder), **overrides,
         )  # fmt: skip
         workflow.initialize()
         trainer = workflow.parser.get_parsed_content("train::trainer")
         ends: list[float] = []
         trainer.add_event_handler(Events.ITERATION_COMPLETED, lambda _: ends.append(time.perf_counter()))
         workflow.run()
-    return median(after - before for before, after in pairwise(ends))
+    times += [after - before for before, after in pairwise(ends)]
 
 
 def main() -> None:

@@ -271,18 +271,10 @@ def _methods(options: argparse.Namespace) -> int:
 
 
 def _networks(options: argparse.Namespace) -> int:
-    from medkd.networks import describe_network, network_names
+    from medkd.networks import describe_network, format_networks, network_names
 
     descriptions = [describe_network(name) for name in network_names()]
-    if options.json:
-        print(json.dumps(descriptions, indent=2))
-        return 0
-    print(f"{'name':<20}{'role':<9}{'parameters':>11}{'G multiply-adds':>17}  taps")
-    for row in descriptions:
-        at = "x".join(str(n) for n in row["input_shape"])
-        macs = f"{row['macs'] / 1e9:.2f}"
-        print(f"{row['name']:<20}{row['role']:<9}{row['parameters']:>11,}{macs:>17}  {', '.join(row['taps'])}")
-        print(f"  at {at}; {row['reference']}")
+    print(json.dumps(descriptions, indent=2) if options.json else format_networks(descriptions))
     return 0
 
 

@@ -115,7 +115,8 @@ class Preprocessing:
         pad = SpatialPad((self.size, self.size, oriented.shape[3]))
         shrinks = all(target <= source for target, source in zip(inside[:2], oriented.shape[1:3], strict=True))
         resize = Resize(inside, mode="area" if shrinks else "trilinear")
-        windowed = ScaleIntensityRange(*(self.window or _own_window(oriented)), b_min=0.0, b_max=1.0, clip=True)(oriented)
+        window = self.window or _own_window(oriented)
+        windowed = ScaleIntensityRange(*window, b_min=0.0, b_max=1.0, clip=True)(oriented)
         prepared_label = None
         if label is not None:
             nearest = Resize(inside, mode="nearest-exact")

@@ -64,14 +64,18 @@ def find_tap(network: nn.Module, tap: str) -> nn.Module:
         ) from error
 
 
-def tap_channels(network: nn.Module, tap: str, input_shape: tuple[int, ...] = (3, 64, 64)) -> int:
+def tap_channels(network: nn.Module, tap: str, input_shape: tuple[int, ...] | None = None) -> int:
     """How many channels the map at ``tap`` has, found by one forward pass on zeros.
 
     Args:
         network: the network to look into.
         tap: see :class:`FeatureTaps`.
-        input_shape: ``(C, *spatial)`` of an input the network takes.
+        input_shape: ``(C, *spatial)`` of an input the network takes; by default three channels of 64x64, or of the
+            ``image_size`` that the network asks for.
     """
+    if input_shape is None:
+        side = getattr(network, "image_size", 64)
+        input_shape = (3, side, side)
     taps = FeatureTaps(network)
     taps.add(tap)
     training = network.training

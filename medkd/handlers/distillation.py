@@ -68,7 +68,7 @@ class DistillationHandler:
         self.loss.to(engine.state.device)
         engine.add_event_handler(IterationEvents.LOSS_COMPLETED, self)
         if isinstance(self.loss, HolisticAdversarialLoss):
-            engine.add_event_handler(Events.ITERATION_COMPLETED, self._train_discriminator)
+            engine.add_event_handler(Events.ITERATION_COMPLETED, self._train_discriminator, self.loss)
 
     def __call__(self, engine: DistillationTrainer) -> None:
         student, teacher = self._pair(engine)
@@ -85,6 +85,6 @@ class DistillationHandler:
             return engine.state.output[CommonKeys.PRED], engine.state.output["teacher"]
         return engine.student_taps.features[self.student_tap], engine.teacher_taps.features[self.teacher_tap]
 
-    def _train_discriminator(self, engine: DistillationTrainer) -> None:
+    def _train_discriminator(self, engine: DistillationTrainer, loss: HolisticAdversarialLoss) -> None:
         student, teacher = self._pair(engine)
-        self.loss.train_discriminator(student.detach(), teacher)
+        loss.train_discriminator(student.detach(), teacher)

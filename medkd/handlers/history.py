@@ -61,7 +61,7 @@ class HistoryHandler:
 
     def _add(self, engine: Engine) -> None:
         output: Any = engine.state.output
-        figures = {("loss",): output[CommonKeys.LOSS]}
+        figures: dict[tuple[str, ...], Any] = {("loss",): output[CommonKeys.LOSS]}
         figures |= {(name,): value for name, value in output.get("terms", {}).items()}
         figures |= {(of, name): value for of in TERM_FIGURES for name, value in output.get(of, {}).items()}
         for key, value in figures.items():

@@ -7,10 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from medkd.errors import UserError
-from medkd.losses.maps import at_least_float32, full_precision
-
-# Below this length an embedding has no direction to speak of, and the gradient of its direction would explode.
-_SHORTEST = 1e-6
+from medkd.losses.maps import full_precision, unit_vectors
 
 
 class InfoNCELoss(nn.Module):
@@ -63,16 +60,9 @@ class InfoNCELoss(nn.Module):
         if labels is not None and labels.shape != student.shape[:1]:
             raise UserError(f"labels have shape {tuple(labels.shape)}: give one per embedding, ({len(student)},).")
         with full_precision(student.device):
-            similarity = _unit(student) @ _unit(teacher).T / self.temperature
+            similarity = unit_vectors(student, 1) @ unit_vectors(teacher, 1).T / self.temperature
             if labels is None:
                 return F.cross_entropy(similarity, torch.arange(len(student), device=student.device))
             positives = (labels[:, None] == labels[None, :]).to(similarity.dtype)
             log_probability = F.log_softmax(similarity, dim=1)
             return -((log_probability * positives).sum(dim=1) / positives.sum(dim=1)).mean()
-
-
-def _unit(embeddings: Tensor) -> Tensor:
-    """L2-normalised rows; rows without a direction become zeros, without gradient."""
-    embeddings = at_least_float32(embeddings)
-    short = torch.linalg.vector_norm(embeddings.detach(), dim=1, keepdim=True) <= _SHORTEST
-    return F.normalize(embeddings.masked_fill(short, 0.0), dim=1)

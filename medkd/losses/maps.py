@@ -10,6 +10,8 @@ from torch import Tensor
 
 from medkd.errors import UserError
 
+# A vector shorter than this has no direction to speak of, and the gradient of its direction would explode.
+SHORTEST = 1e-6
 _POOL: dict[int, Callable[..., Tensor]] = {
     1: F.adaptive_avg_pool1d,
     2: F.adaptive_avg_pool2d,
@@ -21,6 +23,13 @@ _INTERPOLATION = {1: "linear", 2: "bilinear", 3: "trilinear"}
 def at_least_float32(values: Tensor) -> Tensor:
     """Widen half precision and integers to float32; leave float32 and float64 as they are."""
     return values if values.dtype == torch.float64 else values.float()
+
+
+def unit_vectors(values: Tensor, dim: int) -> Tensor:
+    """Vectors along ``dim`` at unit length, in float32 or wider; those without a direction become constant zeros."""
+    values = at_least_float32(values)
+    short = torch.linalg.vector_norm(values.detach(), dim=dim, keepdim=True) <= SHORTEST
+    return F.normalize(values.masked_fill(short, 0.0), dim=dim)
 
 
 def full_precision(device: torch.device) -> torch.autocast:

@@ -9,6 +9,7 @@ from medkd.networks.registry import (
     count_parameters,
     create_network,
     describe_network,
+    format_networks,
     network_definition,
     network_entry,
     network_names,
@@ -16,8 +17,10 @@ from medkd.networks.registry import (
     register_network,
 )
 from medkd.networks.unet import UNet
+from medkd.networks.zoo import ENTRIES
 
 __all__ = [
+    "ENTRIES",
     "MultiTaskUNet",
     "NetworkEntry",
     "UNet",
@@ -25,6 +28,7 @@ __all__ = [
     "count_parameters",
     "create_network",
     "describe_network",
+    "format_networks",
     "network_definition",
     "network_entry",
     "network_names",

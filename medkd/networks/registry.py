@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from textwrap import wrap
 from typing import Any
 
 import monai.networks.nets
@@ -14,8 +14,6 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from medkd.errors import UserError
-from medkd.networks.multitask_unet import MultiTaskUNet
-from medkd.networks.unet import UNet
 
 MONAI_NETWORKS = "monai.networks.nets."
 
@@ -26,10 +24,11 @@ class NetworkEntry:
 
     Attributes:
         name: what users type.
-        builder: makes the network from keyword arguments; all have defaults.
+        builder: makes the network from keyword arguments; all have defaults, those of the published network.
         role: ``teacher`` or ``student``, which decides the bundle whose recipe trains it.
         reference: paper that describes it.
         input_shape: ``(C, *spatial)`` at which multiply-adds are stated.
+        difference: how the published parameter count differs from this network's, if it does.
     """
 
     name: str
@@ -37,6 +36,7 @@ class NetworkEntry:
     role: str
     reference: str
     input_shape: tuple[int, ...] = (3, 256, 256)
+    difference: str = ""
 
 
 _REGISTRY: dict[str, NetworkEntry] = {}
@@ -137,7 +137,7 @@ def describe_network(name: str) -> dict[str, Any]:
 
     Returns:
         ``name``, ``parameters``, ``macs`` (of everything the network can compute), ``input_shape``, ``reference``,
-        ``taps``, ``role``; ``macs_segmentation`` where a reconstruction decoder can be left out.
+        ``difference``, ``taps``, ``role``; ``macs_segmentation`` where a reconstruction decoder can be left out.
     """
     entry = network_entry(name)
     with torch.device("meta"):
@@ -150,6 +150,7 @@ def describe_network(name: str) -> dict[str, Any]:
         "macs": count_macs(network, entry.input_shape, **forward),
         "input_shape": list(entry.input_shape),
         "reference": entry.reference,
+        "difference": entry.difference,
         "taps": dict(getattr(network, "taps", {})),
     }
     if forward:
@@ -157,12 +158,15 @@ def describe_network(name: str) -> dict[str, Any]:
     return description
 
 
-MTMS = "Biswas 2024, arXiv 2406.03173"
-
-for _entry in (
-    NetworkEntry("multitask_unet", MultiTaskUNet, "teacher", f"{MTMS} (T1)"),
-    NetworkEntry("unet", UNet, "teacher", f"Ronneberger 2015, arXiv 1505.04597; {MTMS} (U-Net)"),
-    NetworkEntry("unet_s1", partial(UNet, channels=(16, 32, 64), convs_per_block=1), "student", f"{MTMS} (S1)"),
-    NetworkEntry("unet_s2", partial(UNet, channels=(32, 64, 128), convs_per_block=1), "student", f"{MTMS} (S2)"),
-):
-    register_network(_entry)
+def format_networks(descriptions: Sequence[Mapping[str, Any]]) -> str:
+    """Networks as a text of at most 80 columns, with what :func:`describe_network` says of each."""
+    lines = [f"{'name':<21}{'role':<9}{'parameters':>12}{'G multiply-adds':>17}"]
+    for row in descriptions:
+        at = "x".join(str(n) for n in row["input_shape"])
+        facts = f"{row['parameters']:>12,}{row['macs'] / 1e9:>17.2f}  at {at}"
+        lines.append(f"{row['name']:<21}{row['role']:<9}{facts}")
+        notes = [row["reference"], f"taps: {', '.join(row['taps'])}", row["difference"]]
+        lines += [
+            line for note in notes if note for line in wrap(note, 78, initial_indent="  ", subsequent_indent="  ")
+        ]
+    return "\n".join(lines)

@@ -11,11 +11,19 @@ from monai.data import MetaTensor
 from torch import Tensor, nn
 
 from medkd.losses import (
+    AttentionTransferLoss,
     ContrastiveFeatureLoss,
     DiceBCELoss,
     HintLoss,
+    ImportanceMapLoss,
     InfoNCELoss,
+    IntraClassVariationLoss,
+    LocalConsistencyLoss,
+    PairwiseAffinityLoss,
+    PixelwiseSoftTargetLoss,
     PredictionMapLoss,
+    RegionAffinityLoss,
+    SimilarityPreservingLoss,
 )
 
 torch.set_num_threads(1)
@@ -49,6 +57,21 @@ CASES = {
     "info_nce": Case(lambda s, t: InfoNCELoss(), lambda loss, s, t, y: loss(rows(s), rows(t.detach()))),
     "info_nce-supervised": Case(
         lambda s, t: InfoNCELoss(), lambda loss, s, t, y: loss(rows(s), rows(t.detach()), rows(y)[:, 0])
+    ),
+    "importance_map": Case(lambda s, t: ImportanceMapLoss(), lambda loss, s, t, y: loss(s, t)),
+    "importance_map-emkd_code": Case(lambda s, t: ImportanceMapLoss(4, "mse"), lambda loss, s, t, y: loss(s, t)),
+    "importance_map-odd": Case(lambda s, t: ImportanceMapLoss(3), lambda loss, s, t, y: loss(s, t)),
+    "attention_transfer": Case(lambda s, t: AttentionTransferLoss(), lambda loss, s, t, y: loss(s, t)),
+    "similarity_preserving": Case(lambda s, t: SimilarityPreservingLoss(), lambda loss, s, t, y: loss(s, t)),
+    "pairwise_affinity": Case(lambda s, t: PairwiseAffinityLoss(), lambda loss, s, t, y: loss(s, t)),
+    "region_affinity": Case(lambda s, t: RegionAffinityLoss(), lambda loss, s, t, y: loss(s, t, y)),
+    "region_affinity-vector": Case(
+        lambda s, t: RegionAffinityLoss("mse", "vector"), lambda loss, s, t, y: loss(s, t, y)
+    ),
+    "intra_class_variation": Case(lambda s, t: IntraClassVariationLoss(), lambda loss, s, t, y: loss(s, t, y)),
+    "local_consistency": Case(lambda s, t: LocalConsistencyLoss(), lambda loss, s, t, y: loss(s, t), on_logits=True),
+    "pixelwise_soft_target": Case(
+        lambda s, t: PixelwiseSoftTargetLoss(), lambda loss, s, t, y: loss(s, t), on_logits=True
     ),
     "hint": Case(HintLoss, lambda loss, s, t, y: loss(s, t)),
     "image": contrastive("image", False),

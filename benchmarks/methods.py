@@ -39,6 +39,7 @@ LOSSES = ROOT / "docs" / "results" / "losses.json"
 CONTROL = "control"
 SEEDS = (0, 1)
 COST_STEPS = 8
+BUDGET = STUDENT_SCALE | KD_SCALE | {"epochs": 16}
 
 
 def run(data: Path, out: Path, methods: list[str], seeds: list[int]) -> None:
@@ -59,7 +60,7 @@ def run(data: Path, out: Path, methods: list[str], seeds: list[int]) -> None:
 
 
 def _overrides(method: str, teacher: Path) -> dict[str, Any]:
-    scale = STUDENT_SCALE | KD_SCALE | {"teacher_run": str(teacher)}
+    scale = BUDGET | {"teacher_run": str(teacher)}
     return scale | WITHOUT_DISTILLATION if method == CONTROL else scale
 
 
@@ -72,7 +73,7 @@ def gather(out: Path) -> None:
     for method in ("teacher", CONTROL, *method_names()):
         folders = {0: out / "teacher"} if method == "teacher" else {seed: out / f"{method}-{seed}" for seed in SEEDS}
         methods[method] = [_run_facts(seed, folder) for seed, folder in folders.items() if _is_evaluated(folder)]
-    scale = {"teacher": TEACHER_RECIPE, "students": STUDENT_SCALE | KD_SCALE}
+    scale = {"teacher": TEACHER_RECIPE, "students": BUDGET}
     write_json(RESULTS, {"machine": machine_facts(), "scale": scale, "methods": methods})
 
 

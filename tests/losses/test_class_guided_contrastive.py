@@ -72,7 +72,7 @@ def test_formula_needs_a_positive_and_a_negative(num_positives: int) -> None:
 
 
 def slow_regions(maps: Tensor, label: Tensor) -> list[list[Tensor]]:
-    """Mean of each class of each sample; the label's cells are as large along an axis as the map's, or half as large."""
+    """Mean of each class of each sample, for a label whose lengths are multiples of the map's."""
     factor = [a // b for a, b in zip(label.shape[2:], maps.shape[2:], strict=True)]
     means = []
     for b in range(len(maps)):

@@ -32,7 +32,8 @@ class HolisticAdversarialLoss(nn.Module):
     The critic is shown class probabilities, averaged down to the smaller of the two grids and to at most 64 cells per
     axis: it judges the layout, not single pixels. A single logit ``z`` stands for the two classes ``[0, z]``. It is
     made of strided convolutions, whose kernels are products of one kernel per axis so that the same critic judges
-    images and volumes, and has no batch normalisation, which the gradient penalty does not allow.
+    images and volumes, and has no batch normalisation, which the gradient penalty does not allow. Before its first step
+    it judges everything to be 0, so that it never pulls the student at random.
 
     The critic of the paper sees the image too. That of the public code, as this one, only the score maps, but as logits
     of 65 x 65 behind a batch normalisation, and it has self-attention and spectral normalisation.
@@ -161,7 +162,10 @@ class _Critic(nn.Module):
         super().__init__()
         widths = (classes, *channels)
         self.stages = nn.Sequential(*itertools.starmap(_Stage, itertools.pairwise(widths)))
-        self.head = nn.Linear(widths[-1], 1)
+        # No bias, which would cancel in the difference of the two judgements.
+        self.head = nn.Linear(widths[-1], 1, bias=False)
+        # From 0 the difference alone gives the direction; from any other start the penalty would first amplify it.
+        nn.init.zeros_(self.head.weight)
 
     def forward(self, scores: Tensor) -> Tensor:
         # The mean of a linear map is the linear map of the mean.

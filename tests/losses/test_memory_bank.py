@@ -55,7 +55,7 @@ def test_a_filled_slot_is_blended_by_hand() -> None:
 
 
 def filled_bank() -> MemoryBank:
-    """Class 0 fills 2 of 5 slots, class 1 none, class 2 all, class 3 one; slot s of class c points along axis 5c + s."""
+    """Class 0 fills 2 of 5 slots, class 1 none, class 2 all, class 3 one; slot s of class c is along axis 5c + s."""
     bank = MemoryBank(4, 5, 20)
     axes = torch.tensor([0, 1, 10, 11, 12, 13, 14, 15])
     bank.write(torch.eye(20)[axes], axes // 5)

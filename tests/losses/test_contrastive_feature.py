@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -11,24 +12,27 @@ from medkd.errors import UserError
 from medkd.losses import ContrastiveFeatureLoss
 
 
-def slow_projector(projector: nn.Sequential, vector: np.ndarray) -> np.ndarray:
-    first, last = ([p.detach().numpy() for p in projector[i].parameters()] for i in (0, 2))
-    hidden = [max(0.0, b + sum(w * v for w, v in zip(ws, vector, strict=True))) for ws, b in zip(*first, strict=True)]
-    output = np.array([b + sum(w * h for w, h in zip(ws, hidden, strict=True)) for ws, b in zip(*last, strict=True)])
-    return output / math.sqrt(sum(x * x for x in output))
+def slow_projector(projector: nn.Sequential, vector: Tensor) -> list[Tensor]:
+    first, last = ([p.detach() for p in projector[i].parameters()] for i in (0, 2))
+    hidden = [b + sum(w * v for w, v in zip(ws, vector, strict=True)) for ws, b in zip(*first, strict=True)]
+    hidden = [0 * h if h < 0 else h for h in hidden]
+    output = [b + sum(w * h for w, h in zip(ws, hidden, strict=True)) for ws, b in zip(*last, strict=True)]
+    length = sum(x * x for x in output).sqrt()
+    return [x / length for x in output]
 
 
 def slow_loss(
-    loss: ContrastiveFeatureLoss, student: list[np.ndarray], teacher: list[np.ndarray], labels: list[int], tau: float
-) -> float:
+    loss: ContrastiveFeatureLoss, student: list[Tensor], teacher: list[Tensor], labels: list[int], tau: float
+) -> Tensor:
     """Labels all different: unsupervised."""
     s = [slow_projector(loss.student_projector, vector) for vector in student]
     t = [slow_projector(loss.teacher_projector, vector) for vector in teacher]
-    total = 0.0
+    total = torch.zeros((), dtype=torch.float64)
     for i in range(len(s)):
-        scores = [math.exp(sum(a * b for a, b in zip(s[i], other, strict=True)) / tau) for other in t]
+        scores = [(sum(a * b for a, b in zip(s[i], other, strict=True)) / tau).exp() for other in t]
         positives = [j for j in range(len(t)) if labels[j] == labels[i]]
-        total -= sum(math.log(scores[j] / sum(scores)) for j in positives) / len(positives)
+        of_all = sum(scores)
+        total = total - sum((scores[j] / of_all).log() for j in positives) / len(positives)
     return total / len(s)
 
 
@@ -36,31 +40,32 @@ def cell(i: int, length: int, cells: int) -> slice:
     return slice(i * length // cells, -(-(i + 1) * length // cells))
 
 
-def slow_cells(maps: np.ndarray, grid: tuple[int, int]) -> list[np.ndarray]:
+def slow_cells(maps: Tensor, grid: tuple[int, int]) -> list[Tensor]:
     height, width = maps.shape[2:]
     return [
-        maps[b, :, cell(i, height, grid[0]), cell(j, width, grid[1])].mean(axis=(1, 2))
+        maps[b, :, cell(i, height, grid[0]), cell(j, width, grid[1])].mean(dim=(1, 2))
         for b in range(len(maps))
         for i in range(grid[0])
         for j in range(grid[1])
     ]
 
 
-def slow_majority(label: np.ndarray, grid: tuple[int, int]) -> list[int]:
-    one_hot = np.concatenate([label == c for c in range(int(label.max()) + 1)], axis=1).astype(float)
-    return [int(np.argmax(fractions)) for fractions in slow_cells(one_hot, grid)]
+def slow_majority(label: Tensor, grid: tuple[int, int]) -> list[int]:
+    one_hot = torch.cat([label == c for c in range(int(label.max()) + 1)], dim=1).double()
+    return [int(fractions.argmax()) for fractions in slow_cells(one_hot, grid)]
 
 
-def slow_regions(maps: np.ndarray, label: np.ndarray) -> list[np.ndarray]:
+def slow_regions(maps: Tensor, label: Tensor) -> list[Tensor]:
     """Mean of every class of every sample, each cell counted by the class's share of it; in order of sample, class."""
     height, width = maps.shape[2:]
     means = []
     for b in range(len(maps)):
-        for c in sorted(set(label[b].ravel().tolist())):
-            total, weight = np.zeros(maps.shape[1]), 0.0
+        for c in sorted(set(label[b].flatten().tolist())):
+            total, weight = torch.zeros(maps.shape[1], dtype=torch.float64), 0.0
             for i, j in np.ndindex(height, width):
                 inside = label[b, 0, cell(i, label.shape[2], height), cell(j, label.shape[3], width)] == c
-                total, weight = total + inside.mean() * maps[b, :, i, j], weight + inside.mean()
+                share = inside.double().mean()
+                total, weight = total + share * maps[b, :, i, j], weight + share
             means.append(total / weight)
     return means
 
@@ -81,44 +86,58 @@ def build(granularity: str, **options: object) -> ContrastiveFeatureLoss:
     return ContrastiveFeatureLoss(4, 5, granularity, embedding_channels=6, **options).double()  # type: ignore[arg-type]
 
 
-def test_image_equals_slow_loops() -> None:
+def test_image_equals_slow_loops(agree: Callable[..., None]) -> None:
     student, teacher, _ = double_maps()
     loss = build("image", temperature=0.3)
-    expected = slow_loss(
-        loss, list(student.numpy().mean(axis=(2, 3))), list(teacher.numpy().mean(axis=(2, 3))), [0, 1, 2], 0.3
-    )
-    assert loss(student, teacher).item() == pytest.approx(expected, abs=1e-9)
+
+    def slow(s: Tensor, t: Tensor) -> Tensor:
+        return slow_loss(loss, list(s.mean(dim=(2, 3))), list(t.mean(dim=(2, 3))), [0, 1, 2], 0.3)
+
+    agree(loss, slow, student, teacher)
 
 
 @pytest.mark.parametrize("supervised", (False, True))
 @pytest.mark.parametrize(("grid", "cells"), ((2, (2, 2)), (4, (4, 4)), (8, (6, 5))))
-def test_patch_equals_slow_loops(supervised: bool, grid: int, cells: tuple[int, int]) -> None:
+def test_patch_equals_slow_loops(
+    agree: Callable[..., None], supervised: bool, grid: int, cells: tuple[int, int]
+) -> None:
     student, teacher, label = double_maps()
     loss = build("patch", supervised=supervised, grid=grid)
-    labels = slow_majority(label.numpy(), cells) if supervised else list(range(3 * cells[0] * cells[1]))
-    expected = slow_loss(loss, slow_cells(student.numpy(), cells), slow_cells(teacher.numpy(), cells), labels, 0.4)
-    assert loss(student, teacher, label).item() == pytest.approx(expected, abs=1e-9)
+    labels = slow_majority(label, cells) if supervised else list(range(3 * cells[0] * cells[1]))
+    agree(
+        lambda s, t: loss(s, t, label),
+        lambda s, t: slow_loss(loss, slow_cells(s, cells), slow_cells(t, cells), labels, 0.4),
+        student,
+        teacher,
+    )
 
 
 @pytest.mark.parametrize("supervised", (False, True))
-def test_pixel_equals_slow_loops_when_every_position_is_drawn(supervised: bool) -> None:
+def test_pixel_equals_slow_loops_when_every_position_is_drawn(agree: Callable[..., None], supervised: bool) -> None:
     student, teacher, label = double_maps()
     loss = build("pixel", supervised=supervised, samples=3 * 6 * 5)
-    labels = slow_majority(label.numpy(), (6, 5)) if supervised else list(range(3 * 6 * 5))
-    expected = slow_loss(loss, slow_cells(student.numpy(), (6, 5)), slow_cells(teacher.numpy(), (6, 5)), labels, 0.4)
-    assert loss(student, teacher, label).item() == pytest.approx(expected, abs=1e-9)
+    labels = slow_majority(label, (6, 5)) if supervised else list(range(3 * 6 * 5))
+    agree(
+        lambda s, t: loss(s, t, label),
+        lambda s, t: slow_loss(loss, slow_cells(s, (6, 5)), slow_cells(t, (6, 5)), labels, 0.4),
+        student,
+        teacher,
+    )
 
 
 @pytest.mark.parametrize("supervised", (False, True))
-def test_region_equals_slow_loops_and_skips_absent_classes(supervised: bool) -> None:
+def test_region_equals_slow_loops_and_skips_absent_classes(agree: Callable[..., None], supervised: bool) -> None:
     student, teacher, label = double_maps((6, 9), (4, 3))
     loss = build("region", supervised=supervised)
     present = [c for b in range(3) for c in sorted(set(label[b].flatten().tolist()))]
     assert present == [0, 1, 2, 0, 1, 0, 1, 2]
     labels = present if supervised else list(range(8))
-    of_student, of_teacher = (slow_regions(maps.numpy(), label.numpy()) for maps in (student, teacher))
-    expected = slow_loss(loss, of_student, of_teacher, labels, 0.4)
-    assert loss(student, teacher, label).item() == pytest.approx(expected, abs=1e-9)
+    agree(
+        lambda s, t: loss(s, t, label),
+        lambda s, t: slow_loss(loss, slow_regions(s, label), slow_regions(t, label), labels, 0.4),
+        student,
+        teacher,
+    )
 
 
 def test_region_sees_an_object_smaller_than_a_cell() -> None:

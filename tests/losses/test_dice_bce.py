@@ -1,53 +1,60 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from medkd.errors import UserError
 from medkd.losses import DiceBCELoss
 
 
-def slow_binary(logits: np.ndarray, label: np.ndarray) -> tuple[float, float]:
-    overlap = predicted = true = entropy = 0.0
-    for z, y in zip(logits.ravel(), label.ravel(), strict=True):
-        p = 1 / (1 + math.exp(-z))
+def slow_binary(logits: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
+    overlap = predicted = true = entropy = torch.zeros((), dtype=torch.float64)
+    for z, y in zip(logits.flatten(), label.flatten(), strict=True):
+        p = 1 / (1 + (-z).exp())
         overlap, predicted, true = overlap + p * y, predicted + p, true + y
-        entropy -= y * math.log(p) + (1 - y) * math.log(1 - p)
-    return 1 - (2 * overlap + 1) / (predicted + true + 1), entropy / label.size
+        entropy = entropy - (y * p.log() + (1 - y) * (1 - p).log())
+    return 1 - (2 * overlap + 1) / (predicted + true + 1), entropy / label.numel()
 
 
-def slow_multiclass(logits: np.ndarray, label: np.ndarray) -> tuple[float, float]:
+def slow_multiclass(logits: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
     classes = logits.shape[1]
-    overlap, predicted, true = [0.0] * classes, [0.0] * classes, [0.0] * classes
-    entropy = 0.0
+    zero = torch.zeros((), dtype=torch.float64)
+    overlap, predicted, true, entropy = [zero] * classes, [zero] * classes, [0.0] * classes, zero
     for b in range(logits.shape[0]):
         for position in np.ndindex(*logits.shape[2:]):
-            weights = [math.exp(logits[(b, c, *position)]) for c in range(classes)]
+            weights = [logits[(b, c, *position)].exp() for c in range(classes)]
             y = int(label[(b, 0, *position)])
             for c in range(classes):
                 p = weights[c] / sum(weights)
-                overlap[c] += p * (c == y)
-                predicted[c] += p
+                overlap[c] = overlap[c] + p * (c == y)
+                predicted[c] = predicted[c] + p
                 true[c] += c == y
-            entropy -= math.log(weights[y] / sum(weights))
+            entropy = entropy - (weights[y] / sum(weights)).log()
     dice = [1 - (2 * overlap[c] + 1) / (predicted[c] + true[c] + 1) for c in range(classes)]
-    return sum(dice) / classes, entropy / label.size
+    return sum(dice) / classes, entropy / label.numel()
 
 
 @pytest.mark.parametrize("classes", (1, 2, 4))
 @pytest.mark.parametrize("weights", ((1, 1), (1, 0), (0, 1), (0.3, 2.5)))
 @pytest.mark.parametrize("size", ((5, 4), (3, 2, 4)))
-def test_equals_slow_loops(classes: int, weights: tuple[float, float], size: tuple[int, ...]) -> None:
+def test_equals_slow_loops(
+    agree: Callable[..., None], classes: int, weights: tuple[float, float], size: tuple[int, ...]
+) -> None:
     torch.manual_seed(classes)
     logits = 2 * torch.randn(3, classes, *size, dtype=torch.float64)
     label = torch.randint(0, max(classes, 2), (3, 1, *size))
     label[0] = 0
-    dice, entropy = (slow_binary if classes == 1 else slow_multiclass)(logits.numpy(), label.numpy())
-    value = DiceBCELoss(*weights)(logits, label)
-    assert value.item() == pytest.approx(weights[0] * dice + weights[1] * entropy, abs=1e-9)
+
+    def slow(logits: Tensor, label: Tensor) -> Tensor:
+        dice, entropy = (slow_binary if classes == 1 else slow_multiclass)(logits, label)
+        return weights[0] * dice + weights[1] * entropy
+
+    agree(DiceBCELoss(*weights), slow, logits, label)
 
 
 def test_by_hand() -> None:

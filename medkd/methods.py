@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping
 from pathlib import Path
+from textwrap import wrap
 from typing import Any
 
 import yaml
@@ -85,7 +86,7 @@ def format_methods(descriptions: list[dict[str, Any]]) -> str:
     """The methods as a text of at most 80 columns."""
     lines = []
     for method in descriptions:
-        lines.append(f"{method['name']}: {method['paper']}")
+        lines += wrap(f"{method['name']}: {method['paper'] or 'a mix of your own'}", 80, subsequent_indent="  ")
         terms = [{"name": "segmentation", "loss": "", "weight": method["segmentation_weight"], "taps": ""}]
         for term in method["terms"]:
             taps = "logits" if term["student_tap"] is None else term["student_tap"]

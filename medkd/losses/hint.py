@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-import torch.nn.functional as F
-from torch import Tensor, nn
+from typing import Any
 
-from medkd.losses.maps import check_channels, check_pair, full_precision, resize_to_grid
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from medkd.losses.maps import check_channels, check_pair, full_precision, resize_to_grid, smaller_grid
+
+# How many numbers of the projection to hold at a time.
+_CACHED = 2**17
 
 
 class HintLoss(nn.Module):
     """Mean squared error of the student's map, projected to the teacher's channels, from the teacher's map.
 
-    The comparison is made on the student's grid: the teacher's map is averaged where it has to shrink and interpolated
-    linearly where it has to grow. ``projector``, a 1x1 convolution in any number of dimensions, is trained with the
-    student, is part of the training state and is not part of the deployed student.
+    The comparison is made on the smaller of the two grids, onto which the larger map is averaged. ``projector``, a 1x1
+    convolution in any number of dimensions, is trained with the student, is part of the training state and is not part
+    of the deployed student.
 
     Args:
         student_channels: channels of the student's map.
@@ -45,10 +51,45 @@ class HintLoss(nn.Module):
         """
         check_pair(student_map, teacher_map)
         check_channels(student_map, teacher_map, self.student_channels, self.teacher_channels)
-        dtype = self.projector.weight.dtype
+        weight, bias = self.projector.weight, self.projector.bias
+        grid = smaller_grid(student_map, teacher_map)
         with full_precision(student_map.device):
-            teacher = resize_to_grid(teacher_map.detach(), student_map.shape[2:])
-            # A map from inference_mode cannot be kept for the backward pass, a copy of it can.
-            teacher = teacher.to(dtype, copy=teacher.is_inference())
-            projected = self.projector(student_map.to(dtype).movedim(1, -1))
-            return F.mse_loss(projected, teacher.movedim(1, -1))
+            student = _rows(resize_to_grid(student_map, grid), weight.dtype)
+            teacher = _rows(resize_to_grid(teacher_map.detach(), grid), weight.dtype)
+            value: Tensor = _ProjectedError.apply(student, teacher, weight, bias)
+            return value
+
+
+def _rows(feature_map: Tensor, dtype: torch.dtype) -> Tensor:
+    """The vectors of a map at all its positions, ``(B * N, C)``."""
+    return feature_map.as_subclass(Tensor).to(dtype).movedim(1, -1).flatten(0, -2)
+
+
+class _ProjectedError(torch.autograd.Function):
+    """Mean of ``(student W^T + b - teacher)^2`` and its gradients, piece by piece.
+
+    The projection of a map of T1's decoder has 134 MB; autograd would write and read it five times, here it never
+    leaves the processor's cache.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, student: Tensor, teacher: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        total = student.new_zeros(())
+        of_student, of_weight, of_bias = (torch.zeros_like(x) for x in (student, weight, bias))
+        rows = max(1, _CACHED // weight.shape[0])
+        pieces = zip(student.split(rows), teacher.split(rows), of_student.split(rows), strict=True)
+        for piece, target, gradient in pieces:
+            error = torch.addmm(bias, piece, weight.T).sub_(target)
+            total += error.square().sum()
+            torch.mm(error, weight, out=gradient)
+            of_weight.addmm_(error.T, piece)
+            of_bias += error.sum(dim=0)
+        ctx.save_for_backward(of_student, of_weight, of_bias)
+        ctx.factor = 2 / teacher.numel()
+        return total / teacher.numel()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, Tensor, Tensor]:
+        of_student, of_weight, of_bias = (ctx.factor * gradient * saved for saved in ctx.saved_tensors)
+        return of_student, None, of_weight, of_bias

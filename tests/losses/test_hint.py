@@ -44,12 +44,28 @@ def test_equal_maps_cost_nothing_and_a_shift_its_square() -> None:
     assert identity(4)(maps + 3, maps).item() == pytest.approx(9, abs=1e-12)
 
 
-def test_teacher_is_brought_to_the_students_grid() -> None:
-    teacher = torch.randn(1, 1, 4, 6, dtype=torch.float64)
-    blocks = torch.stack([teacher[0, 0, i : i + 2, j : j + 3].mean() for i in (0, 2) for j in (0, 3)])
-    assert identity(1)(blocks.reshape(1, 1, 2, 2), teacher).item() == pytest.approx(0, abs=1e-20)
-    by_hand = torch.tensor([[[0.0, 2.0, 6.0, 8.0]]], dtype=torch.float64)
-    assert identity(1)(by_hand, torch.tensor([[[0.0, 8.0]]], dtype=torch.float64)).item() == pytest.approx(0, abs=1e-20)
+def test_maps_are_compared_on_the_smaller_grid() -> None:
+    large = torch.randn(1, 1, 4, 6, dtype=torch.float64)
+    blocks = torch.stack([large[0, 0, i : i + 2, j : j + 3].mean() for i in (0, 2) for j in (0, 3)]).reshape(1, 1, 2, 2)
+    assert identity(1)(blocks, large).item() == pytest.approx(0, abs=1e-20)
+    assert identity(1)(large, blocks + 2).item() == pytest.approx(4, abs=1e-12)
+
+
+@pytest.mark.parametrize("layout", (torch.contiguous_format, torch.channels_last))
+def test_pieces_add_up_to_the_whole(layout: torch.memory_format) -> None:
+    """More positions than fit into one piece, against autograd on the whole map."""
+    torch.manual_seed(0)
+    loss = HintLoss(3, 40).double()
+    student = torch.randn(2, 3, 50, 41, dtype=torch.float64).to(memory_format=layout).requires_grad_()
+    teacher = torch.randn(2, 40, 50, 41, dtype=torch.float64).to(memory_format=layout)
+    wanted = [student, *loss.parameters()]
+    value = loss(student, teacher)
+    expected = (loss.projector(student.movedim(1, -1)) - teacher.movedim(1, -1)).square().mean()
+    torch.testing.assert_close(value, expected, rtol=1e-12, atol=0)
+    for ours, theirs in zip(
+        torch.autograd.grad(3 * value, wanted), torch.autograd.grad(3 * expected, wanted), strict=True
+    ):
+        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-14)
 
 
 def test_projector_learns_a_linear_relation() -> None:

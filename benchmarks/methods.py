@@ -98,7 +98,8 @@ def cost(data: Path, out: Path) -> None:
     rows = {}
     for method in method_names():
         words = [sys.executable, __file__, "cost-one", "--data", str(data), "--out", str(out), "--method", method]
-        rows[method] = json.loads(subprocess.run(words, check=True, capture_output=True, text=True).stdout)
+        printed = subprocess.run(words, check=True, capture_output=True, text=True).stdout
+        rows[method] = json.loads(printed.splitlines()[-1])  # MONAI logs above it
         print(method, rows[method], flush=True)
     write_json(COST, {"machine": machine_facts(), "steps": COST_STEPS, "rows": rows})
 
@@ -111,7 +112,7 @@ def cost_one(data: Path, out: Path, method: str) -> dict[str, float]:
     figures: dict[str, float] = {}
     for side, name in (("control", CONTROL), ("method", method)):
         times: list[float] = []
-        figures[f"{side}_peak_mib"] = peak_mib(partial(_time_steps, data, out, name, times))
+        _, figures[f"{side}_peak_mib"] = peak_mib(partial(_time_steps, data, out, name, times))
         figures[f"{side}_ms"] = 1000 * median(times)
     return figures
 

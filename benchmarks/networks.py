@@ -77,12 +77,12 @@ def measure(name: str) -> dict[str, float]:
     image = torch.rand(1, 3, SIZE, SIZE).to(memory_format=torch.channels_last)
     times = []
     with torch.inference_mode():
-        memory = peak_mib(lambda: network(image))
+        before, peak = peak_mib(lambda: network(image))
         for _ in range(ROUNDS):
             start = time.perf_counter()
             network(image)
             times.append(1000 * (time.perf_counter() - start))
-    return {"ms": median(times), "peak_mib": memory}
+    return {"ms": median(times), "peak_mib": peak - before}
 
 
 def write_page(results: dict[str, Any], path: Path) -> None:

@@ -8,12 +8,12 @@ from pathlib import Path
 _PROCESS = Path("/proc/self")
 
 
-def peak_mib(work: Callable[[], object]) -> float:
-    """By how many MiB the process grows at most while ``work`` runs."""
+def peak_mib(work: Callable[[], object]) -> tuple[float, float]:
+    """How many MiB the process has before ``work`` runs, and at most while it runs."""
     (_PROCESS / "clear_refs").write_text("5", encoding="ascii")  # the peak starts anew from what is in use now
     before = _status("VmRSS")
     work()
-    return (_status("VmHWM") - before) / 1024
+    return before / 1024, _status("VmHWM") / 1024
 
 
 def _status(field: str) -> int:

@@ -75,7 +75,7 @@ def describe_method(method: str | Path) -> dict[str, Any]:
             )
     about = content["method"]
     return {
-        "name": about["name"],
+        "name": about.get("name", Path(method).stem),
         "paper": about.get("paper"),
         "segmentation_weight": weights["segmentation"],
         "terms": terms,
@@ -123,7 +123,27 @@ def _own_file(file: Path) -> Path:
         raise UserError(f"{file} has no weight of the segmentation: add 'segmentation' to 'weights'.")
     if not isinstance(content["distillation"], list):
         raise UserError(f"{file} has no list of terms: make 'distillation' a list like that of distill.yaml.")
+    for name, weight in content["weights"].items():
+        if not isinstance(weight, (int, float)):
+            raise UserError(f"{file} gives {name} the weight {weight!r}: write a number, such as 0.1 or 1.0e-3.")
+    for term in content["distillation"]:
+        _check_term(term, content["weights"], file)
+    if not isinstance(content.get("method", {}), Mapping):
+        raise UserError(f"{file} has a 'method' that is no mapping: give it 'name' and 'paper', or leave it out.")
     return file
+
+
+def _check_term(term: Any, weights: Mapping[str, Any], file: Path) -> None:
+    if not isinstance(term, Mapping) or not {"_target_", "name", "loss"} <= set(term):
+        raise UserError(f"{file} has a term {term!r}: give each a '_target_', 'name' and 'loss' as in distill.yaml.")
+    if not isinstance(term["loss"], Mapping) or "_target_" not in term["loss"]:
+        raise UserError(
+            f"{file}: the term {term['name']} has no loss, give it a '_target_' such as medkd.losses.HintLoss."
+        )
+    weight = term.get("weight", 1.0)
+    name = str(weight).removeprefix("@weights::")
+    if not isinstance(weight, (int, float)) and name not in weights:
+        raise UserError(f"{file} has no weight {name!r} for the term {term['name']}: add it to 'weights'.")
 
 
 def _read(file: Path) -> dict[str, Any]:

@@ -68,7 +68,7 @@ def run_recipe(
         workflow.initialize()
         workflow.run()
     except Exception as error:
-        raise _explain(error, overrides) from error
+        raise _explain(error, [*overrides, *([f"--method {method}"] if method else [])]) from error
     finally:
         if is_new and not (out / CHECKPOINT_FILE).exists():
             shutil.rmtree(out, ignore_errors=True)
@@ -146,7 +146,7 @@ def _claim(out: Path, recipe: dict[str, Any]) -> None:
     write_json(file, recipe)
 
 
-def _explain(error: Exception, overrides: Mapping[str, Any]) -> Exception:
+def _explain(error: Exception, options: Sequence[str]) -> Exception:
     """What to raise for an error of a run: MONAI wraps what goes wrong while it builds a component."""
     chain: list[BaseException] = [error]
     while (cause := chain[-1].__cause__) is not None:
@@ -154,7 +154,7 @@ def _explain(error: Exception, overrides: Mapping[str, Any]) -> Exception:
     for link in chain:
         if isinstance(link, UserError):
             return link
-    if len(chain) == 1:
+    if len(chain) == 1 and not isinstance(error, ImportError):
         return error
     reason = (str(chain[-1]).strip().splitlines() or [type(chain[-1]).__name__])[0].rstrip(".")
-    return UserError(f"the recipe cannot be built ({reason}): check the options {', '.join(overrides) or 'it has'}.")
+    return UserError(f"the recipe cannot be built ({reason}): check the options {', '.join(options) or 'it has'}.")

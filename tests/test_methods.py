@@ -122,6 +122,11 @@ def test_a_mix_of_ones_own(tmp_path: Path) -> None:
         ("weights: {pmd: 1}\ndistillation: []", "add 'segmentation'"),
         ("weights: {segmentation: 1}\ndistillation: {pmd: 3}", "list"),
         ("weights: [", "no YAML"),
+        ("weights: {segmentation: 1e-3}\ndistillation: []", "write a number"),
+        ("weights: {segmentation: 1}\ndistillation: [hint]", "give each a '_target_'"),
+        ("weights: {segmentation: 1}\ndistillation: [{_target_: a, name: b, loss: c}]", "has no loss"),
+        (MINE.replace("@weights::hint", "@weights::hnit"), "no weight 'hnit'"),
+        (MINE + "method: mine", "no mapping"),
         ("just text", "no method"),
     ],
 )

@@ -13,6 +13,7 @@ from monai.utils.enums import CommonKeys
 from torch import nn
 
 from medkd.engines.taps import FeatureTaps
+from medkd.errors import UserError
 
 
 class DistillationTrainer(SupervisedTrainer):
@@ -29,7 +30,11 @@ class DistillationTrainer(SupervisedTrainer):
         teacher: frozen here: evaluation mode, no gradients.
         segmentation_weight: factor of the segmentation loss in the total.
         train_handlers: as in MONAI; the distillation handlers are among them.
-        kwargs: everything else :class:`monai.engines.SupervisedTrainer` takes.
+        kwargs: everything else :class:`monai.engines.SupervisedTrainer` takes; ``decollate`` is False unless given,
+            since the terms are kept beside the batch.
+
+    Raises:
+        UserError: the weight is negative.
 
     Reference: Biswas 2024, arXiv 2406.03173, Eq. 3.7.
     """
@@ -42,12 +47,15 @@ class DistillationTrainer(SupervisedTrainer):
         train_handlers: Sequence[Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(**kwargs)
+        if segmentation_weight < 0:
+            raise UserError(f"the segmentation has the weight {segmentation_weight}: give 0 or more.")
+        super().__init__(**{"decollate": False, **kwargs})
         self.teacher = teacher.to(self.state.device).eval().requires_grad_(False)
         self.segmentation_weight = segmentation_weight
         self.student_taps = FeatureTaps(self.network)
         self.teacher_taps = FeatureTaps(self.teacher)
         self.teacher_needed = False
+        self.term_names: set[str] = set()
         # Registered before the handlers, so that the teacher has run and the loss is weighed when they come.
         self.add_event_handler(IterationEvents.FORWARD_COMPLETED, self._run_teacher)
         self.add_event_handler(IterationEvents.LOSS_COMPLETED, self._weigh_segmentation)
@@ -79,13 +87,15 @@ class DistillationTrainer(SupervisedTrainer):
         output["terms"][name] = value.detach()
         output["weighted"][name] = weighted.detach()
         if (self.state.iteration - 1) % (self.state.epoch_length or 1) == 0:
-            output["gradient"][name] = _gradient_norm(weighted, self.network)
+            output["gradient"][name] = _gradient_norm(weighted, self.network, self.scaler)
         output[CommonKeys.LOSS] = output[CommonKeys.LOSS] + weighted
 
 
-def _gradient_norm(value: torch.Tensor, network: nn.Module) -> torch.Tensor:
+def _gradient_norm(value: torch.Tensor, network: nn.Module, scaler: torch.amp.GradScaler | None) -> torch.Tensor:
     """Norm of the gradient of a scalar in all parameters of a network; they keep the gradients they have."""
+    # In mixed precision small gradients would vanish without the scale that the step itself has.
+    scale = scaler.get_scale() if scaler is not None else 1.0
     parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    gradients = torch.autograd.grad(value, parameters, retain_graph=True, allow_unused=True)
+    gradients = torch.autograd.grad(scale * value, parameters, retain_graph=True, allow_unused=True)
     norms = [torch.linalg.vector_norm(gradient.float()) for gradient in gradients if gradient is not None]
-    return torch.linalg.vector_norm(torch.stack(norms)) if norms else value.new_zeros(())
+    return torch.linalg.vector_norm(torch.stack(norms)) / scale if norms else value.new_zeros(())

@@ -46,6 +46,9 @@ class FeatureTaps:
 
     def _keep(self, tap: str) -> Any:
         def hook(module: nn.Module, inputs: Any, output: torch.Tensor) -> None:
+            if not isinstance(output, torch.Tensor):
+                kind = type(output).__name__
+                raise UserError(f"tap {tap!r} gives a {kind}, not one map: tap a layer inside or behind it.")
             self.features[tap] = output
 
         return hook

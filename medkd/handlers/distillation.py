@@ -13,9 +13,13 @@ from torch import nn
 
 from medkd.errors import UserError
 from medkd.losses import HolisticAdversarialLoss
+from medkd.run_folder import TERM_FIGURES
 
 if TYPE_CHECKING:
     from medkd.engines import DistillationTrainer
+
+# Columns of the history, and what a module that holds modules by name cannot call them.
+RESERVED = {"epoch", "loss", "segmentation", "seconds", "val_dice", *TERM_FIGURES, *dir(nn.ModuleDict)}
 
 
 class DistillationHandler:
@@ -33,7 +37,7 @@ class DistillationHandler:
         warmup_epochs: over so many epochs the weight rises linearly from 0; with 0 it is constant.
 
     Raises:
-        UserError: only one of the two taps is given, or the weight or the warm-up is negative.
+        UserError: only one of the two taps is given, the weight or the warm-up is negative, or the name is not one.
     """
 
     def __init__(
@@ -47,6 +51,8 @@ class DistillationHandler:
     ) -> None:
         if min(weight, warmup_epochs) < 0:
             raise UserError(f"term {name!r} has weight {weight} and warmup_epochs {warmup_epochs}: give 0 or more.")
+        if not name.isidentifier() or name in RESERVED:
+            raise UserError(f"a term cannot be called {name!r}: choose a word that the history has no column for.")
         if (student_tap is None) != (teacher_tap is None):
             raise UserError(f"term {name!r} taps only one network: give both student_tap and teacher_tap, or neither.")
         self.name = name
@@ -61,6 +67,9 @@ class DistillationHandler:
         """Hang the term on a trainer and ask it for the taps."""
         if self.weight == 0:
             return
+        if self.name in engine.term_names:
+            raise UserError(f"two terms are called {self.name!r}: give each a name of its own.")
+        engine.term_names.add(self.name)
         engine.teacher_needed = True
         if self.student_tap is not None and self.teacher_tap is not None:
             engine.student_taps.add(self.student_tap)

@@ -112,7 +112,7 @@ class ClassGuidedContrastiveLoss(nn.Module):
 
     Equation 8 is garbled in print; this is the loss of CRD with labels (Xing et al. 2021), on which it builds. Class
     regions are compared, not slices, since every slice holds background, and the bank has slots in turn, not one for
-    every sample of the data set.
+    every sample of the data set: what a slot blends are regions of one class, not one sample at two times.
 
     Args:
         student_channels: channels of the student's map.

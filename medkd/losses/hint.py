@@ -76,7 +76,7 @@ class _ProjectedError(torch.autograd.Function):
     def forward(ctx: Any, student: Tensor, teacher: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         total = student.new_zeros(())
         of_student, of_weight, of_bias = (torch.zeros_like(x) for x in (student, weight, bias))
-        rows = max(1, _CACHED // weight.shape[0])
+        rows = max(1, _CACHED // weight.shape[0]) if student.device.type == "cpu" else len(student)
         pieces = zip(student.split(rows), teacher.split(rows), of_student.split(rows), strict=True)
         for piece, target, gradient in pieces:
             error = torch.addmm(bias, piece, weight.T).sub_(target)

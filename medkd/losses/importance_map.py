@@ -94,7 +94,7 @@ def importance_map(feature_map: Tensor, exponent: int) -> Tensor:
 def _power_sums(features: Tensor, exponent: int) -> Tensor:
     """``sum_c |x_c|^exponent``, ``(B, *spatial)``."""
     rows = features.movedim(1, -1)
-    if exponent != 2 and rows.is_contiguous() and not features.requires_grad:
+    if exponent != 2 and rows.is_contiguous() and not features.requires_grad and features.device.type == "cpu":
         # The powers of a teacher's map, piece by piece, stay in the processor's cache instead of filling memory.
         pieces = rows.flatten(0, -2).split(max(1, _CACHED // rows.shape[-1]))
         return torch.cat([_sums(piece, exponent) for piece in pieces]).reshape(rows.shape[:-1])

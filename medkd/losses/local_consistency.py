@@ -22,9 +22,10 @@ class LocalConsistencyLoss(nn.Module):
     one: ``c(p)`` is the sum, over the neighbours ``q`` of ``p``, of the Euclidean distance ``|z_p - z_q|`` of their
     logits. There are 8 neighbours in a plane and 26 in a volume; what lies outside the image does not count.
 
-    A single logit ``z`` stands for the two classes ``[0, z]`` (background, foreground). Where the sizes differ, the
-    teacher's logits are resized to the student's grid: averaged where they shrink, interpolated linearly where they
-    grow.
+    A single logit ``z`` stands for the two classes ``[0, z]`` (background, foreground). Consistency maps compare
+    logits, not probabilities: those of a one-logit and of a two-class network differ even where their probabilities
+    agree. Where the sizes differ, the teacher's logits are resized to the student's grid: averaged where they shrink,
+    interpolated linearly where they grow.
 
     The paper has no public code. This is its reading of the two terms with the squared distance of the probability
     vectors, and with the mean, not the sum, over the pixels for both.

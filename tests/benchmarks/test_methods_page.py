@@ -45,7 +45,7 @@ def written(page: ModuleType, path: Path) -> str:
             {"loss": "Dear", "scale": "logits", "ms": 80.0, "share": 0.2},
         ],
     }
-    page.write_methods_page(path, results, {"machine": MACHINE, "rows": {"kd": row}}, losses)
+    page.write_methods_page(path, results, {"machine": MACHINE, "steps": 8, "rows": {"kd": row}}, losses)
     return path.read_text()
 
 

@@ -8,7 +8,8 @@ from ignite.engine import Events
 from monai.engines import SupervisedTrainer
 from torch import nn
 
-from medkd.engines import DistillationTrainer
+from medkd.engines import DistillationTrainer, FeatureTaps
+from medkd.engines.distillation import _gradient_norm
 from medkd.errors import UserError
 from medkd.handlers import DistillationHandler
 from medkd.losses import (
@@ -157,7 +158,7 @@ def test_noting_gradients_changes_nothing_and_happens_once_an_epoch(monkeypatch)
 
     ours = run()
     assert noted == [{"segmentation", "pmd"}, set(), set()]
-    monkeypatch.setattr("medkd.engines.distillation._gradient_norm", lambda value, network: torch.zeros(()))
+    monkeypatch.setattr("medkd.engines.distillation._gradient_norm", lambda *_: torch.zeros(()))
     for a, b in zip(ours.parameters(), run().parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=0)
 
@@ -209,9 +210,52 @@ def test_stock_monai_networks_by_module_path():
     [
         ({"weight": -1.0}, "0 or more"),
         ({"warmup_epochs": -1}, "0 or more"),
+        ({"name": "loss"}, "cannot be called 'loss'"),
+        ({"name": "keys"}, "cannot be called"),
+        ({"name": "a.b"}, "cannot be called"),
         ({"student_tap": "encoder"}, "both student_tap and teacher_tap"),
     ],
 )
 def test_a_term_without_sense_is_told(arguments, sentence):
     with pytest.raises(UserError, match=sentence):
-        DistillationHandler("x", PredictionMapLoss(), **arguments)
+        DistillationHandler(**{"name": "x", "loss": PredictionMapLoss(), **arguments})
+
+
+def test_two_terms_of_one_name_are_told():
+    student, teacher = networks()
+    terms = [DistillationHandler("pmd", PredictionMapLoss()) for _ in range(2)]
+    with pytest.raises(UserError, match="two terms are called 'pmd'"):
+        trainer(student, teacher, terms)
+
+
+def test_a_negative_weight_of_the_segmentation_is_told():
+    with pytest.raises(UserError, match="0 or more"):
+        trainer(*networks(), [], segmentation_weight=-1.0)
+
+
+def test_a_tap_that_gives_no_single_map_is_told():
+    class Pair(nn.Module):
+        def forward(self, x):
+            return x, x
+
+    student, teacher = networks()
+    student.pair = Pair()
+    taps = FeatureTaps(student)
+    taps.add("pair")
+    with pytest.raises(UserError, match="not one map"):
+        student.pair(torch.zeros(1))
+
+
+def test_gradients_are_noted_at_the_scale_of_mixed_precision():
+    """A gradient below the range of float16 is not reported as 0."""
+    parameter = nn.Parameter(torch.ones(()))
+    network = nn.Module()
+    network.weight = parameter
+
+    class Scaler:
+        def get_scale(self):
+            return 1024.0
+
+    tiny = (parameter.half() * 1e-4) * 1e-5
+    assert float(_gradient_norm(tiny.float(), network, None)) == 0
+    assert float(_gradient_norm(tiny.float(), network, Scaler())) == pytest.approx(1e-9, rel=0.1)

@@ -238,7 +238,7 @@ def test_a_tap_that_gives_no_single_map_is_told():
         def forward(self, x):
             return x, x
 
-    student, teacher = networks()
+    student, _ = networks()
     student.pair = Pair()
     taps = FeatureTaps(student)
     taps.add("pair")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -180,6 +181,25 @@ def test_absent_classes_are_finite(case: Case, classes: int, only: int) -> None:
     run(case, student, teacher, torch.full_like(label, only))
     label[0] = only
     run(case, student, teacher, label)
+
+
+@every_loss
+@pytest.mark.parametrize("samples", (1, 2))
+@pytest.mark.parametrize("only", (None, 0))
+def test_a_smaller_last_batch_is_finite(case: Case, samples: int, only: int | None) -> None:
+    """After a whole batch, so that what a loss remembers is there; also without foreground."""
+    torch.manual_seed(1)
+    student, teacher, label = inputs(case)
+    loss = case.build(student.shape[1], teacher.shape[1])
+    case.call(loss, student, teacher, label)
+    leaf = student[:samples].requires_grad_()
+    last = label[:samples] if only is None else torch.full_like(label[:samples], only)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        value = case.call(loss, leaf, teacher[:samples], last)
+    value.backward()
+    assert torch.isfinite(value)
+    assert leaf.grad is not None and torch.isfinite(leaf.grad).all()
 
 
 @every_loss

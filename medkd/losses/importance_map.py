@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from medkd.errors import UserError
 from medkd.losses.maps import at_least_float32, check_pair, full_precision, resize_to_grid
@@ -94,11 +97,10 @@ def importance_map(feature_map: Tensor, exponent: int) -> Tensor:
 def _power_sums(features: Tensor, exponent: int) -> Tensor:
     """``sum_c |x_c|^exponent``, ``(B, *spatial)``."""
     rows = features.movedim(1, -1)
-    if exponent != 2 and rows.is_contiguous() and not features.requires_grad and features.device.type == "cpu":
-        # The powers of a teacher's map, piece by piece, stay in the processor's cache instead of filling memory.
-        pieces = rows.flatten(0, -2).split(max(1, _CACHED // rows.shape[-1]))
-        return torch.cat([_sums(piece, exponent) for piece in pieces]).reshape(rows.shape[:-1])
-    return _sums(rows, exponent)
+    if exponent == 2 or not rows.is_contiguous() or features.device.type != "cpu":
+        return _sums(rows, exponent)
+    sums: Tensor = _PiecewiseSums.apply(rows.flatten(0, -2), exponent)
+    return sums.reshape(rows.shape[:-1])
 
 
 def _sums(rows: Tensor, exponent: int) -> Tensor:
@@ -107,3 +109,28 @@ def _sums(rows: Tensor, exponent: int) -> Tensor:
     # As a squared length: a sum of squares would write the squares to memory first.
     roots = rows if exponent == 2 else rows.pow(exponent // 2)
     return torch.linalg.vector_norm(roots, dim=-1).square()
+
+
+class _PiecewiseSums(torch.autograd.Function):
+    """The sums of rows ``(N, C)``, piece by piece, so that their powers never leave the processor's cache."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, exponent: int) -> Tensor:
+        ctx.save_for_backward(rows)
+        ctx.exponent = exponent
+        return torch.cat([_sums(piece, exponent) for piece in _pieces(rows)])
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        (rows,) = ctx.saved_tensors
+        result = torch.empty_like(rows)
+        gradients = (ctx.exponent * gradient[:, None]).split(len(_pieces(rows)[0]))
+        for piece, factor, out in zip(_pieces(rows), gradients, _pieces(result), strict=True):
+            powers = piece.pow(ctx.exponent - 1)
+            torch.mul(powers if ctx.exponent % 2 == 0 else powers * piece.sign(), factor, out=out)
+        return result, None
+
+
+def _pieces(rows: Tensor) -> tuple[Tensor, ...]:
+    return rows.split(max(1, _CACHED // rows.shape[1]))

@@ -16,6 +16,7 @@ from medkd.data.transforms import Preprocessing
 from medkd.errors import UserError
 from medkd.files import atomic_write, write_json
 from medkd.networks import count_parameters, create_network
+from medkd.networks.layout import channels_last
 from medkd.run_folder import DESCRIPTION_FILE, SPLIT_FILE, WEIGHTS_FILE
 
 
@@ -105,7 +106,7 @@ def load_teacher(folder: str | Path, labels: Mapping[int, str]) -> nn.Module:
             f"the teacher in {folder} segments {model.labels} but the data is labelled {dict(labels)}: "
             "train both on the same labels."
         )
-    return model.load_network(folder).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return channels_last(model.load_network(folder))
 
 
 def save_tensors(path: Path, content: Mapping[str, Any]) -> None:

@@ -8,11 +8,12 @@ import torch
 from torch import nn
 
 from medkd.engines.saved_model import load_weights
+from medkd.networks.layout import channels_last
 from medkd.run_folder import WEIGHTS_FILE
 
 
 def prepare_network(network: nn.Module, device: str | torch.device, initial_run: str | Path | None = None) -> nn.Module:
-    """Move a 2-D network to a device in channels-last order, which convolutions run fastest in.
+    """Move a network to a device in channels-last order, which convolutions run fastest in.
 
     Args:
         network: as built.
@@ -21,4 +22,4 @@ def prepare_network(network: nn.Module, device: str | torch.device, initial_run:
     """
     if initial_run is not None:
         load_weights(network, Path(initial_run) / WEIGHTS_FILE)
-    return network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return channels_last(network.to(device))

@@ -86,6 +86,8 @@ def tap_channels(network: nn.Module, tap: str, input_shape: tuple[int, ...] | No
     with torch.no_grad():
         network.eval()(torch.zeros(1, *input_shape, device=device))
     network.train(training)
-    channels = taps.features[tap].shape[1]
+    features = dict(taps.features)
     taps.remove()
-    return channels
+    if tap not in features:
+        raise UserError(f"tap {tap!r} is not called when {type(network).__name__} segments: tap a layer that is.")
+    return features[tap].shape[1]

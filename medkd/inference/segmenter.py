@@ -18,6 +18,7 @@ from medkd.data.transforms import PreparedScan
 from medkd.engines.saved_model import SavedModel
 from medkd.files import atomic_write
 from medkd.metrics import labels_from_logits
+from medkd.networks.layout import channels_last
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ class Segmenter:
     ) -> None:
         chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
         self.device = torch.device(chosen)
-        self.network = network.to(self.device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+        self.network = channels_last(network.to(self.device)).eval()
         self.model = model
         self.batch_size = batch_size
 

@@ -35,11 +35,17 @@ def average_bins(x: torch.Tensor, bins: int) -> torch.Tensor:
     It equals ``torch.nn.AdaptiveAvgPool2d(bins)``, and is written out because that has no form in ONNX for maps that
     ``bins`` does not divide.
     """
-    for axis in (2, 3):
-        size = x.shape[axis]
-        edges = [(size * index // bins, -(-size * (index + 1) // bins)) for index in range(bins)]
-        x = torch.stack([x.narrow(axis, start, stop - start).mean(axis) for start, stop in edges], dim=axis)
-    return x
+    rows, columns = (_averages(int(size), bins, x) for size in x.shape[2:])
+    return rows @ x @ columns.T
+
+
+def _averages(size: int, bins: int, like: torch.Tensor) -> torch.Tensor:
+    """The matrix ``(bins, size)`` that averages an axis over its cells."""
+    matrix = like.new_zeros(bins, size)
+    for index in range(bins):
+        start, stop = size * index // bins, -(-size * (index + 1) // bins)
+        matrix[index, start:stop] = 1 / (stop - start)
+    return matrix
 
 
 class PooledContext(nn.Module):

@@ -78,7 +78,9 @@ def create_network(name: str, **arguments: Any) -> nn.Module:
     builder = _monai_network(name) if name.startswith(MONAI_NETWORKS) else network_entry(name).builder
     try:
         network = builder(**arguments)
-    except TypeError as error:
+    except UserError:
+        raise
+    except (TypeError, ValueError, IndexError, RuntimeError) as error:
         raise UserError(f"network {name!r} cannot be built with {sorted(arguments)}: {error}.") from error
     network.definition = {"name": name, **arguments}  # type: ignore[assignment]
     return network

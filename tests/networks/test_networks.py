@@ -48,6 +48,19 @@ def small(name: str, **arguments: object) -> nn.Module:
     return create_network(name, **{"in_channels": 3, "out_channels": 1, **SMALL.get(name, {}), **arguments})
 
 
+def settled(name: str, **arguments: object) -> nn.Module:
+    """In evaluation mode, with the batch statistics of images: fresh ones make some small networks constant."""
+    network = small(name, **arguments)
+    for module in network.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.momentum = 1.0
+    with torch.no_grad():
+        network.train()(torch.rand(8, 3, 64, 64))
+        network.eval()
+        assert (network(torch.rand(1, 3, 64, 64)) - network(torch.rand(1, 3, 64, 64))).abs().max() > 1e-2
+    return network
+
+
 def forward_all(network: nn.Module, x: torch.Tensor) -> torch.Tensor:
     """Everything the network can compute, as one number."""
     output = network(x, reconstruct=True) if reconstructs(network) else network(x)
@@ -76,13 +89,13 @@ class TestEveryNetwork:
         assert dead == []
 
     def test_evaluates_a_batch_of_one(self, name):
-        network = small(name).eval()
-        pair = torch.rand(2, 3, 64, 64)
+        network = settled(name).double()
+        pair = torch.rand(2, 3, 64, 64).double()
         with torch.no_grad():
-            torch.testing.assert_close(network(pair)[:1], network(pair[:1]), rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(network(pair)[:1], network(pair[:1]), rtol=1e-9, atol=1e-9)
 
     def test_state_dict_round_trip(self, name):
-        network, copy = small(name).eval(), small(name).eval()
+        network, copy = settled(name), small(name).eval()
         for parameter in copy.parameters():
             nn.init.zeros_(parameter)
         copy.load_state_dict(network.state_dict())
@@ -97,12 +110,13 @@ class TestEveryNetwork:
         }
 
     def test_channels_last_and_bfloat16(self, name):
-        network = small(name).eval()
+        network = settled(name)
         x = torch.rand(1, 3, 64, 64)
         with torch.no_grad():
-            expected = network(x)
+            expected = network.double()(x.double())
             network.to(memory_format=torch.channels_last)
-            torch.testing.assert_close(network(x), expected, rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(network(x.double()), expected, rtol=1e-9, atol=1e-9)
+            network.float()
             with torch.autocast("cpu", dtype=torch.bfloat16):
                 assert torch.isfinite(network(x).float()).all()
 
@@ -121,13 +135,17 @@ class TestEveryNetwork:
 
     def test_exports_to_onnx(self, name, tmp_path):
         onnxruntime = pytest.importorskip("onnxruntime")
-        network = small(name, out_channels=2).eval()
+        network = settled(name, out_channels=2)
         x = torch.rand(1, 3, 64, 64)
         file = export_onnx(network, x, tmp_path / "network.onnx")
         session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
         (found,) = session.run(None, {"image": x.numpy()})
         with torch.no_grad():
-            np.testing.assert_allclose(found, network(x).numpy(), rtol=0, atol=1e-4)
+            expected, exact = network(x).numpy(), network.double()(x.double()).numpy()
+        # Narrow networks amplify rounding: allow ten times what PyTorch itself is off from double precision.
+        allowed = max(1e-4, 10 * float(np.abs(expected - exact).max()))
+        assert allowed < 1e-2
+        np.testing.assert_allclose(found, expected, rtol=0, atol=allowed)
 
 
 def export_onnx(network: nn.Module, x: torch.Tensor, file: Path) -> str:
@@ -158,7 +176,7 @@ PUBLISHED = {
     "unet": (31_043_521, 48.2, 0, None),
     "unet_s1": (57_297, 0.85, 0, None),
     "unet_s2": (227_233, 3.35, 0, None),
-    # The block that the published code builds and never calls is the paper's, and is called here.
+    # The block that the published code builds and never calls is the paper's, and is called here: 1.02 G without it.
     "enet": (353_761, 1.064, 0, None),
     "espnet": (183_725, 0.61, 0, None),
     "erfnet": (2_063_130, 7.43, 258, None),

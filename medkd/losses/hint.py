@@ -80,7 +80,7 @@ class _ProjectedError(torch.autograd.Function):
         pieces = zip(student.split(rows), teacher.split(rows), of_student.split(rows), strict=True)
         for piece, target, gradient in pieces:
             error = torch.addmm(bias, piece, weight.T).sub_(target)
-            total += error.square().sum()
+            total += torch.dot(error.flatten(), error.flatten())
             torch.mm(error, weight, out=gradient)
             of_weight.addmm_(error.T, piece)
             of_bias += error.sum(dim=0)

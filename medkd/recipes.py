@@ -48,11 +48,11 @@ def run_recipe(
     folder = bundle_folder(bundle)
     files = [folder / "configs" / f"{config}.yaml"]
     recipe = {"bundle": bundle, "config": config, "overrides": dict(overrides)}
-    if method is not None:
-        file = method_file(method)
-        files += [file] if file else []
-        # The content of a file may change, a name stays what it is.
-        recipe["method"] = str(method) if file is None or file.parent == files[0].parent else file.read_text("utf-8")
+    file = None if method is None else method_file(method)
+    if file is not None:
+        files.append(file)
+        # The content of a user's file may change, a name stays what it is.
+        recipe["method"] = str(method) if file.parent == files[0].parent else file.read_text("utf-8")
     check_overrides(files, overrides)
     is_new = not out.exists()
     _claim(out, recipe)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from medkd.losses.maps import check_channels, check_pair, full_precision, resize_to_grid, smaller_grid
+from medkd.losses.maps import check_channels, check_pair, full_precision, positions, resize_to_grid, smaller_grid
 
 # How many numbers of the projection to hold at a time.
 _CACHED = 2**17
@@ -54,15 +54,12 @@ class HintLoss(nn.Module):
         weight, bias = self.projector.weight, self.projector.bias
         grid = smaller_grid(student_map, teacher_map)
         with full_precision(student_map.device):
-            student = _rows(resize_to_grid(student_map, grid), weight.dtype)
-            teacher = _rows(resize_to_grid(teacher_map.detach(), grid), weight.dtype)
+            student, teacher = (
+                positions(resize_to_grid(feature_map, grid).to(weight.dtype)).flatten(0, 1)
+                for feature_map in (student_map, teacher_map.detach())
+            )
             value: Tensor = _ProjectedError.apply(student, teacher, weight, bias)
             return value
-
-
-def _rows(feature_map: Tensor, dtype: torch.dtype) -> Tensor:
-    """The vectors of a map at all its positions, ``(B * N, C)``."""
-    return feature_map.as_subclass(Tensor).to(dtype).movedim(1, -1).flatten(0, -2)
 
 
 class _ProjectedError(torch.autograd.Function):

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from medkd.losses.maps import SHORTEST, at_least_float32, check_pair, full_precision, resize_to_grid
+from medkd.losses.maps import SHORTEST, at_least_float32, check_pair, full_precision, positions, resize_to_grid
 from medkd.losses.regions import check_label, class_means, nearest_label, present_classes
 
 
@@ -44,19 +44,15 @@ class IntraClassVariationLoss(nn.Module):
         check_pair(student_map, teacher_map)
         check_label(label, student_map)
         with full_precision(student_map.device):
-            teacher = _vectors(teacher_map.detach())
-            student = _vectors(resize_to_grid(student_map, teacher_map.shape[2:]))
+            teacher, student = (
+                positions(at_least_float32(feature_map)).transpose(1, 2)
+                for feature_map in (teacher_map.detach(), resize_to_grid(student_map, teacher_map.shape[2:]))
+            )
             labels = nearest_label(label, teacher_map.shape[2:]).flatten(1)[:, None]
             members = (labels == present_classes(labels)[:, None]).to(student.dtype)
             student_variation: Tensor = _Variation.apply(student, members)
             teacher_variation = _variation(teacher, members.to(teacher.dtype))[0]
             return (student_variation - teacher_variation).square().mean()
-
-
-def _vectors(feature_map: Tensor) -> Tensor:
-    """A map as ``(B, C, N)``, without a copy whether its channels come first or last in memory."""
-    rows = at_least_float32(feature_map).as_subclass(Tensor).movedim(1, -1).flatten(1, -2)
-    return rows.transpose(1, 2)
 
 
 def _lengths(vectors: Tensor) -> Tensor:

@@ -25,6 +25,11 @@ def at_least_float32(values: Tensor) -> Tensor:
     return values if values.dtype == torch.float64 else values.float()
 
 
+def positions(feature_map: Tensor) -> Tensor:
+    """The vectors of a map at its N positions, ``(B, N, C)``; a view, whether channels come first or last in memory."""
+    return feature_map.as_subclass(Tensor).movedim(1, -1).flatten(1, -2)
+
+
 def unit_vectors(values: Tensor, dim: int) -> Tensor:
     """Vectors along ``dim`` at unit length, in float32 or wider; those without a direction become constant zeros."""
     values = at_least_float32(values)
@@ -116,3 +121,14 @@ def same_classes(student_logits: Tensor, teacher_logits: Tensor) -> tuple[Tensor
             "(one logit counts as 2): give the student as many outputs as the teacher, or leave this term out."
         )
     return student_logits, teacher_logits
+
+
+def comparable_logits(student_logits: Tensor, teacher_logits: Tensor) -> tuple[Tensor, Tensor]:
+    """Both logits in float32 or wider, of the same classes, on the student's grid; the teacher's without gradient.
+
+    Raises:
+        UserError: the two networks predict different classes, or different batches.
+    """
+    check_pair(student_logits, teacher_logits)
+    student, teacher = same_classes(at_least_float32(student_logits), at_least_float32(teacher_logits.detach()))
+    return student, resize_to_grid(teacher, student.shape[2:])

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from medkd.errors import UserError
-from medkd.losses.maps import at_least_float32, check_pair, full_precision, resize_to_grid, same_classes
+from medkd.losses.maps import comparable_logits, full_precision
 
 
 class PixelwiseSoftTargetLoss(nn.Module):
@@ -53,10 +53,7 @@ class PixelwiseSoftTargetLoss(nn.Module):
         Raises:
             UserError: the two networks predict different classes, or different batches.
         """
-        check_pair(student_logits, teacher_logits)
-        student, teacher = at_least_float32(student_logits), at_least_float32(teacher_logits.detach())
-        with full_precision(student.device):
-            student, teacher = same_classes(student, teacher)
-            teacher = resize_to_grid(teacher, student.shape[2:])
+        with full_precision(student_logits.device):
+            student, teacher = comparable_logits(student_logits, teacher_logits)
             target = F.softmax(teacher / self.temperature, dim=1)
             return self.temperature**2 * F.cross_entropy(student / self.temperature, target)

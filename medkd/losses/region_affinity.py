@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from medkd.errors import UserError
-from medkd.losses.maps import at_least_float32, check_pair, full_precision, unit_vectors
+from medkd.losses.maps import at_least_float32, check_pair, full_precision, positions, unit_vectors
 from medkd.losses.regions import check_label, class_means, nearest_label, present_classes
 
 NORMS = ("l1", "mse")
@@ -82,8 +82,7 @@ class RegionAffinityLoss(nn.Module):
 
 def _cosines(feature_map: Tensor, label: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
     """Cosines ``(B, K, K)`` between the class means of every sample, and which classes it has ``(B, K)``."""
-    # A view whether the channels come first or last in memory; flatten(2) would copy the latter.
-    vectors = at_least_float32(feature_map).movedim(1, -1).flatten(1, -2).transpose(1, 2)
+    vectors = positions(at_least_float32(feature_map)).transpose(1, 2)
     members = label.flatten(1)[:, None] == classes[:, None]
     means = class_means(vectors, members.to(vectors.dtype))
     directions = unit_vectors(means, 2)

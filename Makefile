@@ -1,10 +1,10 @@
-# make demo runs the main job, make test the tests; both set up .venv first where it is missing.
+# make demo runs the main job, make test the tests; all set up .venv first where it is missing.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint bench-training clean
 
 demo: $(INSTALLED)
 	$(BIN)/medkd demo --out demo
@@ -15,6 +15,13 @@ test: $(INSTALLED)
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/mypy medkd
+
+# Half an hour on two cores; writes docs/results/training_*.json and docs/performance.md.
+bench-training: $(INSTALLED)
+	$(BIN)/python benchmarks/training.py steps
+	$(BIN)/python benchmarks/training.py choices
+	$(BIN)/python benchmarks/training.py growth
+	$(BIN)/python benchmarks/training.py report
 
 # torch comes first and pinned, so that no dependency chooses another build.
 $(INSTALLED): setup.cfg constraints.txt

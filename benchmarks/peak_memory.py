@@ -16,6 +16,11 @@ def peak_mib(work: Callable[[], object]) -> tuple[float, float]:
     return before / 1024, _status("VmHWM") / 1024
 
 
+def process_peak_mib() -> float:
+    """How many MiB this process has taken at most since it began."""
+    return _status("VmHWM") / 1024
+
+
 def _status(field: str) -> int:
     for line in (_PROCESS / "status").read_text(encoding="ascii").splitlines():
         if line.startswith(f"{field}:"):

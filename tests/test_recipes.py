@@ -65,6 +65,30 @@ def test_distilling_writes_every_term_and_a_student_without_projectors(teacher, 
     assert Segmenter.load(run).model.preprocessing == Segmenter.load(teacher).model.preprocessing
 
 
+@pytest.mark.parametrize("augment", [False, "turns"])
+def test_keeping_the_teachers_outputs_changes_no_loss(augment, teacher, tiny_task, tmp_path):
+    """A first and a second run over one cache, in another folder, and one without."""
+    overrides = common(tiny_task) | {
+        "teacher_run": str(teacher), "weights::encoder": 0.1, "learning_rate": 0.001, "augment": augment,
+        "cache_dir": str(tmp_path / "cache"),
+    }  # fmt: skip
+    cold, warm = (run_recipe(STUDENT, "distill", overrides, tmp_path / name) for name in ("cold", "warm"))
+    assert list((tmp_path / "cache" / "teacher").rglob("*.npy"))
+    assert without_seconds(cold) == without_seconds(warm)
+    if augment is False:
+        anew = run_recipe(STUDENT, "distill", overrides | {"teacher_cache": False}, tmp_path / "anew")
+        for kept, computed in zip(history(cold), history(anew), strict=True):
+            assert kept["loss"] == pytest.approx(computed["loss"], rel=1e-3)
+
+
+def test_augmented_slices_are_no_ones_that_the_teacher_has_seen(teacher, tiny_task, tmp_path):
+    overrides = common(tiny_task) | {"teacher_run": str(teacher), "epochs": 1, "augment": True}
+    run_recipe(STUDENT, "distill", overrides | {"cache_dir": str(tmp_path / "cache")}, tmp_path / "anew")
+    assert not (tmp_path / "cache" / "teacher").exists()
+    with pytest.raises(UserError, match="--teacher_cache false"):
+        run_recipe(STUDENT, "distill", overrides | {"teacher_cache": True}, tmp_path / "kept")
+
+
 def test_a_student_is_never_tested_on_what_its_teacher_has_seen(tiny_task, tmp_path):
     """Drawn with another seed than the student would draw: the student follows its teacher."""
     overrides = common(tiny_task) | {"epochs": 1, "size": 32, "split_seed": 5}

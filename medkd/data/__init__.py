@@ -7,12 +7,14 @@ from medkd.data.decathlon import Case, DecathlonTask, Split, download_task, open
 from medkd.data.nifti import Volume, check_pair, read_image, read_label
 from medkd.data.slices import SliceDataset, SliceSampler, SliceVolume, VolumeDataset, load_volumes
 from medkd.data.transforms import PreparedScan, Preprocessing
+from medkd.data.turns import RandTurnd
 
 __all__ = [
     "Case",
     "DecathlonTask",
     "PreparedScan",
     "Preprocessing",
+    "RandTurnd",
     "SliceDataset",
     "SliceSampler",
     "SliceVolume",

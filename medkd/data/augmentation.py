@@ -1,4 +1,4 @@
-"""The one augmentation of slices: what differs between scanners and patients, never left and right swapped."""
+"""The augmentations of slices, chosen by the recipe's ``augment``."""
 
 from __future__ import annotations
 
@@ -11,18 +11,32 @@ from monai.transforms import (
     RandScaleIntensityd,
     RandShiftIntensityd,
     ToTensord,
+    Transform,
 )
 
+from medkd.data.turns import RandTurnd
+from medkd.errors import UserError
 
-def slice_augmentation(size: int) -> Compose:
-    """Rotation, scale, shift and mild changes of intensity on ``image`` and ``label`` of a slice.
 
-    No flips: the side of the body tells the spleen from the liver.
+def slice_augmentation(augment: bool | str, size: int) -> Transform | None:
+    """The augmentation of ``image`` and ``label`` of a slice that a recipe asks for.
 
     Args:
+        augment: False for none. True for what differs between scanners and patients: rotation, scale, shift and mild
+            changes of intensity, but no flips, since the side of the body tells the spleen from the liver. ``turns``
+            for flips and quarter turns, which the kept outputs of a teacher can follow.
         size: side of the slice in pixels.
+
+    Raises:
+        UserError: it is none of these.
     """
+    if augment is False:
+        return None
     keys = ("image", "label")
+    if augment == "turns":
+        return RandTurnd(keys, allow_missing_keys=True)
+    if augment is not True:
+        raise UserError(f"augment is {augment!r}: choose true, false or turns.")
     return Compose(
         [
             RandAffined(

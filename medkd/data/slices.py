@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from tqdm import tqdm
 from medkd.data.decathlon import Case
 from medkd.data.nifti import check_pair, read_image, read_label
 from medkd.data.transforms import Preprocessing, stack_channels
+from medkd.data.turns import RandTurnd
 from medkd.errors import UserError
 from medkd.files import atomic_write
 
@@ -40,6 +42,13 @@ class SliceVolume:
         self.name = name
         self.image = image
         self.label = label
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A hash of the image, so that what is known of its slices can be found again."""
+        digest = hashlib.sha256(f"{self.image.dtype} {self.image.shape}".encode())
+        digest.update(np.ascontiguousarray(self.image).data)
+        return digest.hexdigest()[:16]
 
     @classmethod
     def load(cls, case: Case, preprocessing: Preprocessing, label_values: Sequence[int], cache: Path) -> SliceVolume:
@@ -101,8 +110,11 @@ def load_volumes(
     return [SliceVolume.load(case, preprocessing, label_values, folder) for case in bar]
 
 
-class SliceDataset(Dataset[dict[str, torch.Tensor]]):
+class SliceDataset(Dataset[dict[str, Any]]):
     """Every slice of some volumes as an item ``image (3, H, W)``, ``label (1, H, W)``.
+
+    Unless the transform changes more than how a slice is turned, ``slice`` says which one it is, by the content of the
+    volume, ``channels`` and row, so that what is known of it can be looked up.
 
     Args:
         volumes: prepared cases; without label the item has none.
@@ -114,7 +126,7 @@ class SliceDataset(Dataset[dict[str, torch.Tensor]]):
         self,
         volumes: Sequence[SliceVolume],
         channels: str = "neighbours",
-        transform: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]] | None = None,
+        transform: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
     ) -> None:
         if not volumes:
             raise UserError("there is no volume to train on: check the split of the data set.")
@@ -126,11 +138,13 @@ class SliceDataset(Dataset[dict[str, torch.Tensor]]):
     def __len__(self) -> int:
         return len(self.index)
 
-    def __getitem__(self, position: int) -> dict[str, torch.Tensor]:
+    def __getitem__(self, position: int) -> dict[str, Any]:
         volume, row = self.index[position]
-        item = {"image": torch.from_numpy(stack_channels(volume.image, row, self.channels))}
+        item: dict[str, Any] = {"image": torch.from_numpy(stack_channels(volume.image, row, self.channels))}
         if volume.label is not None:
             item["label"] = torch.from_numpy(volume.label[row][None].astype(np.float32))
+        if self.transform is None or isinstance(self.transform, RandTurnd):
+            item["slice"] = f"{volume.fingerprint}-{self.channels}/{row}"
         return item if self.transform is None else self.transform(item)
 
     def foreground(self) -> np.ndarray:

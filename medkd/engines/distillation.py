@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -12,7 +13,10 @@ from monai.engines.utils import IterationEvents
 from monai.utils.enums import CommonKeys
 from torch import nn
 
+from medkd.engines.cached_teacher import CachedTeacher, Grid
+from medkd.engines.frozen_teacher import FrozenTeacher
 from medkd.engines.taps import FeatureTaps
+from medkd.engines.teacher_cache import TeacherCache
 from medkd.errors import UserError
 
 
@@ -28,6 +32,7 @@ class DistillationTrainer(SupervisedTrainer):
 
     Args:
         teacher: frozen here: evaluation mode, no gradients.
+        teacher_cache: where its outputs are kept, so that it sees every slice once; None runs it in every step.
         segmentation_weight: factor of the segmentation loss in the total.
         train_handlers: as in MONAI; the distillation handlers are among them.
         kwargs: everything else :class:`monai.engines.SupervisedTrainer` takes; ``decollate`` is False unless given,
@@ -43,6 +48,7 @@ class DistillationTrainer(SupervisedTrainer):
         self,
         *,
         teacher: nn.Module,
+        teacher_cache: TeacherCache | None = None,
         segmentation_weight: float = 1.0,
         train_handlers: Sequence[Any] | None = None,
         **kwargs: Any,
@@ -50,23 +56,46 @@ class DistillationTrainer(SupervisedTrainer):
         if segmentation_weight < 0:
             raise UserError(f"the segmentation has the weight {segmentation_weight}: give 0 or more.")
         super().__init__(**{"decollate": False, **kwargs})
-        self.teacher = teacher.to(self.state.device).eval().requires_grad_(False)
+        self.teacher = FrozenTeacher(teacher, self.state.device, self.inferer)
+        self.teacher_cache = teacher_cache
         self.segmentation_weight = segmentation_weight
         self.student_taps = FeatureTaps(self.network)
-        self.teacher_taps = FeatureTaps(self.teacher)
-        self.teacher_needed = False
         self.term_names: set[str] = set()
+        self._grids: dict[str | None, list[Callable[[], Grid]]] = {}
         # Registered before the handlers, so that the teacher has run and the loss is weighed when they come.
         self.add_event_handler(IterationEvents.FORWARD_COMPLETED, self._run_teacher)
         self.add_event_handler(IterationEvents.LOSS_COMPLETED, self._weigh_segmentation)
         self._register_handlers(train_handlers or [])
 
+    def ask_teacher(self, tap: str | None, grid: Callable[[], Grid]) -> None:
+        """Ask for an output of the teacher in every step, in ``engine.state.output["teacher"][tap]``.
+
+        Args:
+            tap: None for the logits.
+            grid: tells in a step, when the student has run, the grid onto which the map may be averaged; None asks for
+                the map as it is.
+        """
+        self.teacher.ask(tap)
+        self._grids.setdefault(tap, []).append(grid)
+
     def _run_teacher(self, engine: Engine) -> None:
-        if not self.teacher_needed:
+        if not self._grids:
             return
-        # Not inference_mode: its tensors cannot be saved for the backward pass of the terms.
-        with torch.no_grad():
-            self.state.output["teacher"] = self.teacher(self.state.output[CommonKeys.IMAGE])
+        image = self.state.output[CommonKeys.IMAGE]
+        if self._cached_teacher is not None:
+            grids = {tap: _common([grid() for grid in wishes]) for tap, wishes in self._grids.items()}
+            outputs = self._cached_teacher(image, self.state.batch, grids)
+        else:
+            outputs = self.teacher(image)
+        self.state.output["teacher"] = outputs
+
+    @cached_property
+    def _cached_teacher(self) -> CachedTeacher | None:
+        if self.teacher_cache is None:
+            return None
+        # Both change what the teacher gives: MONAI's autocast, and that of medkd's inferer.
+        precision = f"amp-{self.amp}-bfloat16-{getattr(self.inferer, 'enabled', False)}"
+        return CachedTeacher(self.teacher, self.teacher_cache, precision)
 
     def _weigh_segmentation(self, engine: Engine) -> None:
         loss = self.state.output[CommonKeys.LOSS]
@@ -89,6 +118,11 @@ class DistillationTrainer(SupervisedTrainer):
         if (self.state.iteration - 1) % (self.state.epoch_length or 1) == 0:
             output["gradient"][name] = _gradient_norm(weighted, self.network, self.scaler)
         output[CommonKeys.LOSS] = output[CommonKeys.LOSS] + weighted
+
+
+def _common(grids: Sequence[Grid]) -> Grid:
+    """The grid all terms of a tap wish for; the map as it is where they differ."""
+    return grids[0] if len(set(grids)) == 1 else None
 
 
 def _gradient_norm(value: torch.Tensor, network: nn.Module, scaler: torch.amp.GradScaler | None) -> torch.Tensor:

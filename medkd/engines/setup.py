@@ -12,14 +12,20 @@ from medkd.networks.layout import channels_last
 from medkd.run_folder import WEIGHTS_FILE
 
 
-def prepare_network(network: nn.Module, device: str | torch.device, initial_run: str | Path | None = None) -> nn.Module:
+def prepare_network(
+    network: nn.Module, device: str | torch.device, initial_run: str | Path | None = None, compile: bool = False
+) -> nn.Module:
     """Move a network to a device in channels-last order, which convolutions run fastest in.
 
     Args:
         network: as built.
         device: where it will be trained.
+        compile: translate it with ``torch.compile`` at its first pass; its weights keep their names.
         initial_run: run folder whose ``model.pt`` gives the first weights, for example a pre-training.
     """
     if initial_run is not None:
         load_weights(network, Path(initial_run) / WEIGHTS_FILE)
-    return channels_last(network.to(device))
+    network = channels_last(network.to(device))
+    if compile:
+        network.compile()
+    return network

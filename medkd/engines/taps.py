@@ -83,7 +83,8 @@ def tap_channels(network: nn.Module, tap: str, input_shape: tuple[int, ...] | No
     taps.add(tap)
     training = network.training
     device = next(network.parameters()).device
-    with torch.no_grad():
+    # One that is to be compiled shall be so for the input it is trained on.
+    with torch.no_grad(), torch.compiler.set_stance("force_eager"):
         network.eval()(torch.zeros(1, *input_shape, device=device))
     network.train(training)
     features = dict(taps.features)

@@ -12,7 +12,7 @@ from monai.utils.enums import CommonKeys
 from torch import nn
 
 from medkd.errors import UserError
-from medkd.losses import HolisticAdversarialLoss
+from medkd.losses import ContrastiveFeatureLoss, HolisticAdversarialLoss
 from medkd.run_folder import TERM_FIGURES
 
 if TYPE_CHECKING:
@@ -70,10 +70,9 @@ class DistillationHandler:
         if self.name in engine.term_names:
             raise UserError(f"two terms are called {self.name!r}: give each a name of its own.")
         engine.term_names.add(self.name)
-        engine.teacher_needed = True
-        if self.student_tap is not None and self.teacher_tap is not None:
+        if self.student_tap is not None:
             engine.student_taps.add(self.student_tap)
-            engine.teacher_taps.add(self.teacher_tap)
+        engine.ask_teacher(self.teacher_tap, lambda: self._teacher_grid(engine))
         self.loss.to(engine.state.device)
         engine.add_event_handler(IterationEvents.LOSS_COMPLETED, self)
         if isinstance(self.loss, HolisticAdversarialLoss):
@@ -90,9 +89,17 @@ class DistillationHandler:
         return min(1.0, engine.state.iteration / steps) if steps else 1.0
 
     def _pair(self, engine: DistillationTrainer) -> tuple[torch.Tensor, torch.Tensor]:
-        if self.student_tap is None or self.teacher_tap is None:
-            return engine.state.output[CommonKeys.PRED], engine.state.output["teacher"]
-        return engine.student_taps.features[self.student_tap], engine.teacher_taps.features[self.teacher_tap]
+        return self._student(engine), engine.state.output["teacher"][self.teacher_tap]
+
+    def _student(self, engine: DistillationTrainer) -> torch.Tensor:
+        if self.student_tap is None:
+            return engine.state.output[CommonKeys.PRED]
+        return engine.student_taps.features[self.student_tap]
+
+    def _teacher_grid(self, engine: DistillationTrainer) -> tuple[int, ...] | None:
+        if not isinstance(self.loss, ContrastiveFeatureLoss):
+            return None
+        return self.loss.teacher_grid(tuple(self._student(engine).shape[2:]))
 
     def _train_discriminator(self, engine: DistillationTrainer, loss: HolisticAdversarialLoss) -> None:
         student, teacher = self._pair(engine)

@@ -112,6 +112,21 @@ class ContrastiveFeatureLoss(nn.Module):
             )
             return value
 
+    def teacher_grid(self, student_grid: tuple[int, ...]) -> tuple[int, ...] | None:
+        """The grid onto which the teacher's map may be averaged beforehand without changing the loss.
+
+        Args:
+            student_grid: spatial lengths of the student's map.
+
+        Returns:
+            a grid, which a smaller map is not enlarged to; None if the map is needed as it is.
+        """
+        if self.granularity == "image":
+            return (1,) * len(student_grid)
+        if self.granularity == "patch":
+            return tuple(min(self.grid, length) for length in student_grid)
+        return student_grid if self.granularity == "pixel" else None
+
     def _vectors(self, student: Tensor, teacher: Tensor, label: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
         """Student vectors ``(N, Cs)``, teacher vectors ``(N, Ct)`` and, where the label gives them, their classes."""
         if self.granularity == "region" and label is not None:

@@ -62,8 +62,8 @@ def write_performance_page(path: Path, results: Path) -> None:
         "# Training speed",
         "",
         "Made by `python benchmarks/training.py report` from `docs/results/training_*.json`, which `... steps`,",
-        "`... growth`, `... epoch DATA` and `... precision DATA` write; `make bench-training` does the first two.",
-        "Do not edit.",
+        "`... choices`, `... growth`, `... epoch DATA` and `... precision DATA` write; `make bench-training` does the first",
+        "three. Do not edit.",
         "",
         *_steps(stored["steps"]),
         "",
@@ -166,7 +166,7 @@ def _choices(choices: dict[str, Any]) -> list[str]:
 def _growth(growth: dict[str, Any]) -> list[str]:
     lines = [
         f"{_machine(growth)}; B + PMD, median of {growth['rounds']} rounds; seconds a step, peak MiB of the",
-        "process, and what the cache keeps of a slice.",
+        "process (cache warm: its first step, which fills the cache, included), and what the cache keeps of a slice.",
         "",
         "| batch | size | student alone | first epoch | cache warm | cache KiB a slice |",
         "| --- | --- | --- | --- | --- | --- |",
@@ -184,7 +184,8 @@ def _epoch(epoch: dict[str, Any]) -> list[str]:
     lines = [
         f"The recipe `distill` on `{epoch['data']}`, T1 to S1, {epoch['size']}x{epoch['size']},",
         f"batch {epoch['batch']}, {epoch['epochs'][0]['steps']} steps an epoch; {_machine(epoch)}.",
-        f"The cache then holds {epoch['cache_bytes'] / 1e6:.0f} MB.",
+        f"The cache then holds {epoch['cache_bytes'] / 1e6:.0f} MB. The second epoch meets the few slices that were left",
+        "over by the batches of the first.",
         "",
         "| epoch | seconds | " + " | ".join(SHARES) + " |",
         "| --- | --- |" + " --- |" * len(SHARES),

@@ -13,7 +13,7 @@ def peak_mib(work: Callable[[], object]) -> tuple[float, float]:
     (_PROCESS / "clear_refs").write_text("5", encoding="ascii")  # the peak starts anew from what is in use now
     before = _status("VmRSS")
     work()
-    return before / 1024, _status("VmHWM") / 1024
+    return before / 1024, process_peak_mib()
 
 
 def process_peak_mib() -> float:

@@ -13,8 +13,8 @@ def keep_freed_memory() -> bool:
     """Let the process keep the memory of freed tensors for the next ones instead of returning it to the system.
 
     By default every large tensor comes fresh from the system, which clears it page by page: in training with batches
-    of some hundred MB that takes as long as the arithmetic (``docs/performance.md``). Now the process grows over the
-    first steps to its largest need and a little more, and stays there.
+    of some hundred MB that adds half to a step of a small network (``docs/performance.md``). Now the process grows over
+    the first steps to its largest need and a little more, and stays there.
 
     Returns:
         Whether the C library has such a choice (glibc, on Linux).

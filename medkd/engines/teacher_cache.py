@@ -84,6 +84,8 @@ class TeacherCache:
         """Whether so many bytes fit, if need be after the removal of others."""
         sizes = self._folder_sizes()
         excess = sum(sizes.values()) + wanted - self.limit
+        if excess <= 0:
+            return True
         idle = sorted(set(sizes) - self._in_use, key=_last_use)
         if excess > sum(sizes[folder] for folder in idle):
             return False

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import torch
 from monai.networks.nets import AttentionUnet
+from torch import jit
 
 from medkd.errors import UserError
 from medkd.networks.sizes import crop_like, pad_to_multiple
@@ -47,7 +48,9 @@ class AttentionUNet(AttentionUnet):
         super().__init__(spatial_dims, in_channels, out_channels, channels, strides=(2,) * (len(channels) - 1))
         self.multiple = 2 ** (len(channels) - 1)
 
+    # TorchScript compiles properties, and cannot repeat a string.
     @property
+    @jit.unused
     def taps(self) -> dict[str, str]:
         """Where distillation taps features: scale name to module path.
 
@@ -62,4 +65,4 @@ class AttentionUNet(AttentionUnet):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Segment ``x`` of shape ``(B, in_channels, *spatial)``; returns logits ``(B, out_channels, *spatial)``."""
-        return crop_like(super().forward(pad_to_multiple(x, self.multiple)), x)
+        return crop_like(self.model(pad_to_multiple(x, self.multiple)), x)

@@ -167,6 +167,6 @@ class DCSAUNet(nn.Module):
         for pool, stage in zip(self.pools, self.encoder, strict=True):
             skips.append(x)
             x = stage(pool(x))
-        for stage, skip in zip(self.decoder, reversed(skips), strict=True):
-            x = stage(torch.cat([skip, self.upsample(x)], dim=1))
+        for level, stage in enumerate(self.decoder):
+            x = stage(torch.cat([skips[-1 - level], self.upsample(x)], dim=1))
         return crop_like(self.head(x), image)

@@ -88,4 +88,4 @@ class DeepLabV3Plus(nn.Module):
         context = F.interpolate(self.pyramid(deep), low.shape[2:], mode="bilinear", align_corners=True)
         features = self.decoder(torch.cat([context, self.skip(low)], dim=1))
         logits = self.head(self.dropout(features))
-        return crop_like(F.interpolate(logits, scale_factor=4, mode="bilinear", align_corners=True), x)
+        return crop_like(F.interpolate(logits, scale_factor=4.0, mode="bilinear", align_corners=True), x)

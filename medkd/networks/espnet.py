@@ -49,11 +49,9 @@ class PyramidBlock(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map ``(B, source, H, W)`` to ``(B, target, H / stride, W / stride)``."""
         reduced = self.reduce(x)
-        first, fused, *wider = [conv(reduced) for conv in self.dilated]
-        maps = [first, fused]
-        for dilated in wider:
-            fused = fused + dilated
-            maps.append(fused)
+        maps = [conv(reduced) for conv in self.dilated]
+        for index in range(2, len(maps)):
+            maps[index] = maps[index - 1] + maps[index]
         merged = torch.cat(maps, dim=1)
         return self.activation(x + merged if self.residual else merged)
 

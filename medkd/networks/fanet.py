@@ -108,6 +108,7 @@ class FANet(nn.Module):
         if iterations < 1:
             raise UserError(f"iterations={iterations} runs no pass: give 1 or more.")
         self.iterations = iterations
+        self.multiple = 2 ** len(channels)
         self.encoder = nn.ModuleList(
             self._stage(source, target) for source, target in pairwise([in_channels, *channels])
         )
@@ -148,22 +149,20 @@ class FANet(nn.Module):
         Raises:
             UserError: ``previous_mask`` does not fit the image.
         """
-        if previous_mask is not None:
-            if previous_mask.shape != (x.shape[0], 1, *x.shape[2:]):
-                raise UserError(
-                    f"previous_mask has the shape {tuple(previous_mask.shape)}: give one channel of the image's size, "
-                    f"{(x.shape[0], 1, *x.shape[2:])}."
-                )
-            return self._one_pass(x, previous_mask)
-        mask = soft_threshold(x)
-        for _ in range(self.iterations - 1):
+        if previous_mask is None:
+            mask = soft_threshold(x)
             with torch.no_grad():
-                mask = foreground(self._one_pass(x, mask))
+                for _ in range(self.iterations - 1):
+                    mask = foreground(self._one_pass(x, mask))
+        else:
+            given, needed = list(previous_mask.shape), [x.shape[0], 1, x.shape[2], x.shape[3]]
+            if given != needed:
+                raise UserError(f"previous_mask has the shape {given}: give one channel of the image's size, {needed}.")
+            mask = previous_mask
         return self._one_pass(x, mask)
 
     def _one_pass(self, image: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        multiple = 2 ** len(self.pools)
-        x, mask = pad_to_multiple(image, multiple), pad_to_multiple(mask, multiple)
+        x, mask = pad_to_multiple(image, self.multiple), pad_to_multiple(mask, self.multiple)
         skips, masks = [], []
         for stage, mix, pool in zip(self.encoder, self.encoder_mixes, self.pools, strict=True):
             x = stage(x)

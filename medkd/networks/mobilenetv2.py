@@ -100,4 +100,4 @@ class MobileNetV2(nn.Module):
         """Segment ``x`` of shape ``(B, in_channels, H, W)``; returns logits ``(B, out_channels, H, W)``."""
         image = pad_to_multiple(x, 8).expand(-1, self.stem_channels, -1, -1)
         scores = self.head(self.last(self.stages(self.stem(image))))
-        return crop_like(F.interpolate(scores, scale_factor=8, mode="bilinear", align_corners=True), x)
+        return crop_like(F.interpolate(scores, scale_factor=8.0, mode="bilinear", align_corners=True), x)

@@ -73,9 +73,12 @@ class UpsamplingDecoder(nn.Module):
 
     def forward(self, x: torch.Tensor, skips: list[torch.Tensor]) -> torch.Tensor:
         """Climb from the bottleneck map to full resolution; ``skips`` go from fine to coarse."""
-        for block, skip in zip(self.blocks[:-1], reversed(skips), strict=True):  # type: ignore[arg-type]
-            x = block(torch.cat([skip, self.upsample(x)], dim=1))
-        return self.blocks[-1](self.upsample(x))
+        for level, block in enumerate(self.blocks):
+            x = self.upsample(x)
+            if level < len(skips):
+                x = torch.cat([skips[-1 - level], x], dim=1)
+            x = block(x)
+        return x
 
 
 class MultiTaskTransUNet(nn.Module):
@@ -173,9 +176,10 @@ class MultiTaskTransUNet(nn.Module):
         return self.bottleneck(self.transformer(maps[-1])), maps[:-1]
 
     def _check_size(self, x: torch.Tensor, padded: torch.Tensor) -> None:
-        needed = (self.image_size,) * (x.ndim - 2)
-        if self.transformer.whole_map and tuple(padded.shape[2:]) != needed:
-            given, wanted = ("x".join(str(int(size)) for size in sizes) for sizes in (x.shape[2:], needed))
+        needed = [self.image_size] * (x.ndim - 2)
+        if self.transformer.whole_map and list(padded.shape[2:]) != needed:
+            given = "x".join([str(int(size)) for size in x.shape[2:]])
+            wanted = "x".join([str(size) for size in needed])
             raise UserError(
                 f"tokens='published' needs images of {wanted}, these are {given}: resize them, build the network with "
                 "another image_size, or use tokens='spatial', which takes any size."

@@ -24,9 +24,12 @@ class PooledBatchNorm(nn.BatchNorm2d):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Normalise ``x`` of shape ``(B, C, H, W)``."""
-        if self.training and x.shape[0] * x.shape[2] * x.shape[3] == 1:
-            return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
-        return super().forward(x)
+        by_batch = self.training and x.shape[0] * x.shape[2] * x.shape[3] > 1
+        # As the parent does it, spelled out: TorchScript knows no super().
+        if by_batch:
+            self.num_batches_tracked.add_(1)  # type: ignore[union-attr]
+        mean, variance, momentum = self.running_mean, self.running_var, self.momentum
+        return F.batch_norm(x, mean, variance, self.weight, self.bias, by_batch, momentum, self.eps)  # type: ignore[arg-type]
 
 
 def average_bins(x: torch.Tensor, bins: int) -> torch.Tensor:
@@ -35,7 +38,7 @@ def average_bins(x: torch.Tensor, bins: int) -> torch.Tensor:
     It equals ``torch.nn.AdaptiveAvgPool2d(bins)``, and is written out because that has no form in ONNX for maps that
     ``bins`` does not divide.
     """
-    rows, columns = (_averages(int(size), bins, x) for size in x.shape[2:])
+    rows, columns = _averages(int(x.shape[2]), bins, x), _averages(int(x.shape[3]), bins, x)
     return rows @ x @ columns.T
 
 
@@ -153,6 +156,9 @@ class PSPNet(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Segment ``x`` of shape ``(B, in_channels, H, W)``; returns logits ``(B, out_channels, H, W)``."""
         deep = self.layer4(self.layer3(self.layer2(self.layer1(self.stem(pad_to_multiple(x, 8))))))
-        fused = self.fuse(torch.cat([deep, *(context(deep) for context in self.pyramid)], dim=1))
+        maps = [deep]
+        for context in self.pyramid:
+            maps.append(context(deep))
+        fused = self.fuse(torch.cat(maps, dim=1))
         logits = self.head(self.dropout(fused))
-        return crop_like(F.interpolate(logits, scale_factor=8, mode="bilinear", align_corners=True), x)
+        return crop_like(F.interpolate(logits, scale_factor=8.0, mode="bilinear", align_corners=True), x)

@@ -39,11 +39,10 @@ class ResidualEncoder(ResNet):
     def forward(self, x: torch.Tensor) -> list[torch.Tensor]:  # type: ignore[override]
         """The maps of the four stages, at 1/4, 1/8, 1/16 and 1/32 of the image ``(B, in_channels, H, W)``."""
         x = self.maxpool(self.act(self.bn1(self.conv1(x))))
-        maps = []
-        for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
-            x = stage(x)
-            maps.append(x)
-        return maps
+        fine = self.layer1(x)
+        middle = self.layer2(fine)
+        coarse = self.layer3(middle)
+        return [fine, middle, coarse, self.layer4(coarse)]
 
 
 class ResNet18(nn.Module):
@@ -79,4 +78,4 @@ class ResNet18(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Segment ``x`` of shape ``(B, in_channels, H, W)``; returns logits ``(B, out_channels, H, W)``."""
         logits = self.head(self.encoder(pad_to_multiple(x, 32))[-1])
-        return crop_like(F.interpolate(logits, scale_factor=32, mode="bilinear", align_corners=True), x)
+        return crop_like(F.interpolate(logits, scale_factor=32.0, mode="bilinear", align_corners=True), x)

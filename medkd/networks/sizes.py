@@ -11,12 +11,16 @@ def pad_to_multiple(x: torch.Tensor, multiple: int) -> torch.Tensor:
     missing = [-size % multiple for size in x.shape[2:]]
     if not any(missing):
         return x
-    return F.pad(x, [pad for amount in reversed(missing) for pad in (0, amount)])
+    pads: list[int] = []
+    for amount in missing[::-1]:
+        pads += [0, amount]
+    return F.pad(x, pads)
 
 
 def crop_like(x: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
     """Crop the spatial axes of ``x`` to those of ``reference``, from the near end."""
     if x.shape[2:] == reference.shape[2:]:
         return x
-    inside = [slice(None), slice(None), *(slice(size) for size in reference.shape[2:])]
-    return x[tuple(inside)]
+    for axis in range(2, x.ndim):
+        x = x.narrow(axis, 0, reference.shape[axis])
+    return x

@@ -49,10 +49,10 @@ class Decoder(nn.Module):
             self.upsamples.append(Conv[Conv.CONVTRANS, spatial_dims](low, high, kernel_size=2, stride=2))
             self.blocks.append(ConvBlock(spatial_dims, 2 * high, high, convs))
 
-    def forward(self, x: torch.Tensor, skips: Sequence[torch.Tensor]) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, skips: list[torch.Tensor]) -> torch.Tensor:
         """Climb from the bottleneck map to full resolution; ``skips`` go from fine to coarse."""
-        for upsample, block, skip in zip(self.upsamples, self.blocks, reversed(skips), strict=True):
-            x = block(torch.cat([upsample(x), skip], dim=1))
+        for level, (upsample, block) in enumerate(zip(self.upsamples, self.blocks, strict=True)):
+            x = block(torch.cat([upsample(x), skips[-1 - level]], dim=1))
         return x
 
 

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import torch
 from monai.networks.nets import BasicUNetPlusPlus
-from torch import nn
 
 from medkd.networks.sizes import crop_like, pad_to_multiple
 
@@ -38,10 +37,7 @@ class UNetPlusPlus(BasicUNetPlusPlus):
         features: Sequence[int] = (64, 128, 256, 512, 1024, 64),
     ) -> None:
         super().__init__(2, in_channels, out_channels, features, act="relu", norm="batch")
-        # MONAI's forward pass calls the heads of deep supervision even where their results are not returned.
-        self.final_conv_0_1 = nn.Identity()
-        self.final_conv_0_2 = nn.Identity()
-        self.final_conv_0_3 = nn.Identity()
+        del self.final_conv_0_1, self.final_conv_0_2, self.final_conv_0_3
 
     @property
     def taps(self) -> dict[str, str]:
@@ -50,4 +46,25 @@ class UNetPlusPlus(BasicUNetPlusPlus):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Segment ``x`` of shape ``(B, in_channels, H, W)``; returns logits ``(B, out_channels, H, W)``."""
-        return crop_like(super().forward(pad_to_multiple(x, 16))[0], x)
+        # Written out: MONAI's forward pass runs the heads left out here, and TorchScript knows no super().
+        full = [self.conv_0_0(pad_to_multiple(x, 16))]
+
+        half = [self.conv_1_0(full[0])]
+        full.append(self.upcat_0_1(half[0], full[0]))
+
+        quarter = [self.conv_2_0(half[0])]
+        half.append(self.upcat_1_1(quarter[0], half[0]))
+        full.append(self.upcat_0_2(half[1], torch.cat(full, dim=1)))
+
+        eighth = [self.conv_3_0(quarter[0])]
+        quarter.append(self.upcat_2_1(eighth[0], quarter[0]))
+        half.append(self.upcat_1_2(quarter[1], torch.cat(half, dim=1)))
+        full.append(self.upcat_0_3(half[2], torch.cat(full, dim=1)))
+
+        deepest = self.conv_4_0(eighth[0])
+        eighth.append(self.upcat_3_1(deepest, eighth[0]))
+        quarter.append(self.upcat_2_2(eighth[1], torch.cat(quarter, dim=1)))
+        half.append(self.upcat_1_3(quarter[2], torch.cat(half, dim=1)))
+        full.append(self.upcat_0_4(half[3], torch.cat(full, dim=1)))
+
+        return crop_like(self.final_conv_0_4(full[-1]), x)

@@ -95,6 +95,7 @@ class VisionTransformer(nn.Module):
             positions *= size
         self.token_grid = (1,) * len(grid) if whole_map else tuple(grid)
         self.whole_map = whole_map
+        self.interpolation = LINEAR_MODE[len(grid)]
         self.token_size = channels * positions if whole_map else channels
         self.embed = nn.Linear(self.token_size, dim)
         # One token has no neighbour to be told from: it keeps the published spread. Many start nearly alike, as in ViT.
@@ -109,15 +110,16 @@ class VisionTransformer(nn.Module):
         # Axes counted from the front: the ONNX exporter misreads movedim(1, -1).
         by_position = x.movedim(1, x.ndim - 1)
         tokens = self.embed(by_position.reshape(x.shape[0], -1, self.token_size))
-        tokens = torch.cat([self.cls_token.expand(x.shape[0], -1, -1), tokens], dim=1) + self.positions(x.shape[2:])
+        tokens = torch.cat([self.cls_token.expand(x.shape[0], -1, -1), tokens], dim=1)
+        tokens = tokens + self.positions(list(x.shape[2:]))
         tokens = self.unembed(self.blocks(tokens)[:, 1:])
         return tokens.reshape(by_position.shape).movedim(x.ndim - 1, 1)
 
-    def positions(self, spatial: Sequence[int]) -> torch.Tensor:
+    def positions(self, spatial: list[int]) -> torch.Tensor:
         """The embeddings ``(1 + tokens, dim)`` of CLS and of the tokens of a map of size ``spatial``."""
         if self.whole_map:
             return self.position_embeddings
         cls, grid = self.position_embeddings[:1], self.position_embeddings[1:]
         grid = grid.T.reshape(1, -1, *self.token_grid)
-        resized = F.interpolate(grid, size=tuple(spatial), mode=LINEAR_MODE[len(spatial)])
+        resized = F.interpolate(grid, size=spatial, mode=self.interpolation)
         return torch.cat([cls, resized[0].flatten(1).T])

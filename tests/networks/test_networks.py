@@ -41,6 +41,8 @@ SMALL = {
 }
 # Also in 3-D, as the papers' main networks must be.
 VOLUMETRIC = {"multitask_unet", "multitask_transunet", "unet", "unet_s1", "unet_s2"}
+# What torch.jit.script cannot compile, and why; tracing is left to them.
+UNSCRIPTABLE = {"swin_unet": "MONAI's patch embedding and window attention index and unpack tuples of unknown length"}
 
 
 def small(name: str, **arguments: object) -> nn.Module:
@@ -147,6 +149,20 @@ class TestEveryNetwork:
         assert allowed < 1e-2
         np.testing.assert_allclose(found, expected, rtol=0, atol=allowed)
 
+    def test_runs_as_torchscript(self, name):
+        network = settled(name)
+        images = [torch.rand(2, 3, *size) for size in ((64, 64), (50, 37))]
+        # Without its optimiser, which takes seconds per network and size.
+        with torch.no_grad(), torch.jit.optimized_execution(False):
+            if name in UNSCRIPTABLE:
+                with pytest.raises(RuntimeError):
+                    torch.jit.script(network)
+                compiled = [torch.jit.trace(network, x, check_trace=False) for x in images]
+            else:
+                compiled = [torch.jit.script(network)] * 2
+            for module, x in zip(compiled, images, strict=True):
+                torch.testing.assert_close(module(x), network(x), rtol=0, atol=1e-5)
+
 
 def export_onnx(network: nn.Module, x: torch.Tensor, file: Path) -> str:
     torch.onnx.export(network, (x,), str(file), input_names=["image"], opset_version=17, dynamo=False)
@@ -156,6 +172,20 @@ def export_onnx(network: nn.Module, x: torch.Tensor, file: Path) -> str:
 @pytest.mark.parametrize("name", sorted(VOLUMETRIC))
 def test_runs_in_3d(name):
     assert small(name, spatial_dims=3)(torch.rand(2, 3, 16, 20, 9)).shape == (2, 1, 16, 20, 9)
+
+
+@pytest.mark.parametrize("name", sorted(VOLUMETRIC))
+def test_scripts_in_3d(name):
+    network, x = small(name, spatial_dims=3).eval(), torch.rand(2, 3, 16, 20, 9)
+    torch.testing.assert_close(torch.jit.script(network)(x), network(x), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["multitask_unet", "multitask_transunet"])
+def test_reconstructs_as_torchscript(name):
+    network, x = settled(name), torch.rand(2, 3, 50, 37)
+    scripted = torch.jit.script(network)
+    assert isinstance(scripted(x), torch.Tensor)
+    torch.testing.assert_close(scripted(x, reconstruct=True), network(x, reconstruct=True), rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", sorted(set(network_names()) - VOLUMETRIC))

@@ -128,6 +128,20 @@ def _parser() -> argparse.ArgumentParser:
     infer.add_argument("inputs", nargs="+", type=Path, metavar="INPUT", help="NIfTI scans")
     infer.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder for masks and measurements.json")
 
+    export = _command(
+        commands, "export", _export, "write a trained network as ONNX, TorchScript or a MONAI bundle",
+        "medkd export runs/student --format onnx --out student.onnx",
+    )  # fmt: skip
+    export.add_argument("model", type=Path, metavar="RUN", help="run folder of the model, or a bundle")
+    export.add_argument("--format", required=True, choices=("bundle", "onnx", "torchscript"), help="what to write")
+    export.add_argument("--out", required=True, type=Path, metavar="PATH", help="file, or folder of the bundle")
+    export.add_argument(
+        "--data",
+        type=Path,
+        metavar="DIR",
+        help="task folder whose slices what is written is compared on; the one it was trained on by default",
+    )
+
     methods = _command(commands, "methods", _methods, "list the distillation methods", "medkd methods emkd")
     methods.add_argument("names", nargs="*", metavar="NAME", help="only these; a YAML file of your own is shown too")
     methods.add_argument("--json", action="store_true", help="print JSON")
@@ -241,10 +255,8 @@ def _evaluate(options: argparse.Namespace) -> int:
 
     segmenter = Segmenter.load(options.model)
     task = DecathlonTask.load(options.data)
-    cases = task.cases
-    if options.split != "all":
-        cases = task.select(getattr(task.split(file=run_split_file(options.model)), options.split))
-    report = evaluate(segmenter, cases, task.labels)
+    file = None if options.split == "all" else run_split_file(options.model)
+    report = evaluate(segmenter, task.part(options.split, file=file), task.labels)
     if options.json:
         write_json(options.json, {"model": str(options.model), "split": options.split, **report})
     print(format_evaluation(report, options.model))
@@ -260,6 +272,14 @@ def _infer(options: argparse.Namespace) -> int:
     if not failures:
         return 0
     return 2 if len(failures) == len(options.inputs) else 1
+
+
+def _export(options: argparse.Namespace) -> int:
+    from medkd.export import export_model, format_export
+
+    agreement = export_model(options.model, options.format, options.out, options.data)
+    print(format_export(options.model, options.format, options.out, agreement))
+    return 0
 
 
 def _methods(options: argparse.Namespace) -> int:

@@ -203,7 +203,7 @@ def empty_task(task: Path) -> None:
         (lambda task: write_split(task, test=["tiny_7"]), None, "train", "tiny_7"),
         (lambda task: write_split(task, test=["tiny_0"]), None, "train", "more than once"),
         (lambda task: (task / "dataset.json").unlink(), None, "train", "dataset.json is missing"),
-        (None, other_labels, "distill", "same labels"),
+        (None, other_labels, "distill", "must agree"),
         (None, other_weights, "distill", "another network"),
         (None, other_weights, "evaluate", "another network"),
         (None, lambda model: (model / "model.json").unlink(), "evaluate", "no trained model"),

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from medkd.data.augmentation import slice_augmentation
-from medkd.data.decathlon import Case, DecathlonTask, Split, download_task, open_task
+from medkd.data.decathlon import Case, DecathlonTask, Split
 from medkd.data.nifti import Volume, check_pair, read_image, read_label
+from medkd.data.open_task import download_task, open_task
 from medkd.data.slices import SliceDataset, SliceSampler, SliceVolume, VolumeDataset, load_volumes
 from medkd.data.transforms import PreparedScan, Preprocessing
 from medkd.data.turns import RandTurnd

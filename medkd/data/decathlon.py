@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import re
-import shutil
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -16,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from medkd.errors import UserError
-from medkd.files import unwritable, write_json
+from medkd.files import write_json
 
 TEST_SHARE = 0.25
 VAL_SHARE = 0.15
@@ -100,9 +99,8 @@ class DecathlonTask:
         for case in cases:
             if case.label is None:
                 raise UserError(f"{file} gives no label for the training case {case.name}: add its 'label' file.")
-            for path in (case.image, case.label):
-                if check_files and not path.is_file():
-                    raise UserError(f"{path} is missing: put the file there or remove its case from {file}.")
+        if check_files:
+            _check_files(cases, str(file))
         return cls(
             folder=file.parent,
             name=str(content.get("name") or file.parent.resolve().name),
@@ -110,6 +108,30 @@ class DecathlonTask:
             cases=cases,
             unlabelled=[case for case in _cases(content.get("test", []), "test", file) if case.image.is_file()],
         )
+
+    @classmethod
+    def of_files(
+        cls, folder: str | Path, images: Sequence[str | Path], labels: Sequence[str | Path], names: dict[int, str]
+    ) -> DecathlonTask:
+        """A task of image files and their labels, in whatever folders they lie.
+
+        Args:
+            folder: where a ``splits.json`` is looked for, and what messages name.
+            images: the images.
+            labels: the label of each, in the same order.
+            names: label value to name, background included.
+
+        Raises:
+            UserError: two images have the same file name, or a file is missing.
+        """
+        folder = Path(folder)
+        entries = [
+            {"image": str(Path(image).absolute()), "label": str(Path(label).absolute())}
+            for image, label in zip(images, labels, strict=True)
+        ]
+        cases = _cases(entries, "images", folder / "dataset.json")
+        _check_files(cases, "the images that were given")
+        return cls(folder=folder, name=folder.resolve().name, labels=names, cases=cases, unlabelled=[])
 
     @property
     def foreground(self) -> dict[int, str]:
@@ -164,6 +186,23 @@ class DecathlonTask:
             student = _natural(_shuffled(train, seed)[:count])
         return Split(train, student, val, test)
 
+    def part(self, part: str, seed: int = 0, file: str | Path | None = None) -> list[Case]:
+        """The cases of one part of :meth:`split`.
+
+        Args:
+            part: train, val or test; or all, which splits nothing.
+            seed: of the draw.
+            file: the split file.
+
+        Raises:
+            UserError: the part is not one of these, or as for :meth:`split`.
+        """
+        if part == "all":
+            return self.cases
+        if part not in ("train", "val", "test"):
+            raise UserError(f"the part {part!r} is not known: choose train, val, test or all.")
+        return self.select(getattr(self.split(seed, file=file), part))
+
     def _draw(self, seed: int) -> tuple[list[str], list[str], list[str]]:
         if len(self.cases) < 3:
             raise UserError(
@@ -206,50 +245,16 @@ class DecathlonTask:
         return lists["teacher_train"], lists["val"], lists["test"], half
 
 
-def download_task(name: str, root: str | Path) -> Path:
-    """Download a Decathlon task through MONAI unless its folder exists already.
-
-    Args:
-        name: the task, such as `Task09_Spleen`.
-        root: the folder that shall hold the task folder.
-
-    Returns:
-        The task folder, `root / name`.
-
-    Raises:
-        UserError: the name is not a task of the Decathlon, `root` cannot be written to, or the download failed.
-    """
-    root = Path(root)
-    folder = root / name
-    if folder.is_dir():
-        return folder
-    from monai.apps import DecathlonDataset  # slow to import, and not needed to read a folder
-
-    if name not in DecathlonDataset.resource:
-        raise UserError(f"{name} is not a Decathlon task: choose one of {', '.join(DecathlonDataset.resource)}.")
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise unwritable(root, error) from error
-    try:
-        DecathlonDataset(root_dir=root, task=name, section="training", download=True, cache_num=0)
-    except BaseException as error:
-        # A folder unpacked in part would pass for the task at the next call.
-        shutil.rmtree(folder, ignore_errors=True)
-        if not isinstance(error, Exception):
-            raise
-        # MONAI wraps a failed connection in a bare Exception, so there is no narrower type to ask for.
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
-        raise UserError(
-            f"{name} could not be downloaded ({reason}): check the network, or unpack {name}.tar into {root} yourself."
-        ) from error
-    return folder
+def read_labels(file: Path) -> dict[int, str]:
+    """The label values and names of a ``dataset.json``."""
+    return _labels(_read_json(file).get("labels"), file)
 
 
-def open_task(folder: str | Path, download: bool = False) -> DecathlonTask:
-    """Open a task folder; with ``download``, fetch it first if it is missing (see :func:`download_task`)."""
-    folder = Path(folder)
-    return DecathlonTask.load(download_task(folder.name, folder.parent) if download else folder)
+def _check_files(cases: Iterable[Case], listed_in: str) -> None:
+    for case in cases:
+        for path in (case.image, case.label):
+            if path is not None and not path.is_file():
+                raise UserError(f"{path} is missing: put the file there or remove its case from {listed_in}.")
 
 
 def _read_json(file: Path) -> dict[str, Any]:

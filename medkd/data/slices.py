@@ -18,6 +18,7 @@ from medkd.data.decathlon import Case
 from medkd.data.nifti import check_pair, read_image, read_label
 from medkd.data.transforms import Preprocessing, stack_channels
 from medkd.data.turns import RandTurnd
+from medkd.distributed import is_main_process
 from medkd.errors import UserError
 from medkd.files import atomic_write
 
@@ -106,12 +107,12 @@ def load_volumes(
 ) -> list[SliceVolume]:
     """Prepare all cases, with a progress bar where any is new; see :meth:`SliceVolume.load`."""
     folder = cache_folder() if cache is None else Path(cache)
-    bar = tqdm(cases, desc="preparing slices", unit="volume", leave=False, delay=1.0)
+    bar = tqdm(cases, desc="preparing slices", unit="volume", leave=False, delay=1.0, disable=not is_main_process())
     return [SliceVolume.load(case, preprocessing, label_values, folder) for case in bar]
 
 
 class SliceDataset(Dataset[dict[str, Any]]):
-    """Every slice of some volumes as an item ``image (3, H, W)``, ``label (1, H, W)``.
+    """Every slice of some volumes as an item ``image (C, H, W)``, ``label (1, H, W)``.
 
     Unless the transform changes more than how a slice is turned, ``slice`` says which one it is, by the content of the
     volume, ``channels`` and row, so that what is known of it can be looked up.
@@ -197,7 +198,7 @@ class SliceSampler(Sampler[int]):
 
 
 class VolumeDataset(Dataset[dict[str, Any]]):
-    """Whole volumes for validation: ``image (3, H, W, Z)``, ``label (1, H, W, Z)``, ``name``."""
+    """Whole volumes for validation: ``image (C, H, W, Z)``, ``label (1, H, W, Z)``, ``name``."""
 
     def __init__(self, volumes: Sequence[SliceVolume], channels: str = "neighbours") -> None:
         if not volumes:
@@ -217,6 +218,6 @@ class VolumeDataset(Dataset[dict[str, Any]]):
 
 
 def volume_channels(slices: np.ndarray, channels: str) -> torch.Tensor:
-    """All slices of a volume with their channels, ``(3, H, W, Z)``, from ``(Z, H, W)``."""
+    """All slices of a volume with their channels, ``(C, H, W, Z)``, from ``(Z, H, W)``."""
     stacked = np.stack([stack_channels(slices, row, channels) for row in range(len(slices))], axis=-1)
     return torch.from_numpy(stacked)

@@ -18,7 +18,8 @@ from monai.utils import TraceKeys
 from medkd.data.nifti import Volume
 from medkd.errors import UserError
 
-CHANNELS = ("neighbours", "replicated")
+# How many channels a slice has for a network, by how they are made.
+CHANNELS = {"neighbours": 3, "replicated": 3, "single": 1}
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ class Preprocessing:
         window: HU that become 0 and 1, what lies outside is clipped; None, for MRI, which has no fixed unit, takes the
             0.5th and the 99.5th percentile of each scan.
         channels: ``neighbours`` stacks the slice below, the slice and the slice above; ``replicated`` repeats the slice
-            three times, as MTMS-KD publishes.
+            three times, as MTMS-KD publishes; ``single`` is the slice alone, for networks that take one channel.
 
     Raises:
         UserError: a value that makes no sense.
@@ -78,7 +79,12 @@ class Preprocessing:
                 raise UserError(f"window {list(self.window)} is not a range of HU: give the lower value first.")
             object.__setattr__(self, "window", (float(self.window[0]), float(self.window[1])))
         if self.channels not in CHANNELS:
-            raise UserError(f"channels {self.channels!r} is not known: choose {' or '.join(CHANNELS)}.")
+            raise UserError(f"channels {self.channels!r} is not known: choose {', '.join(CHANNELS)}.")
+
+    @property
+    def in_channels(self) -> int:
+        """How many channels the networks are given."""
+        return CHANNELS[self.channels]
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> Preprocessing:
@@ -132,7 +138,7 @@ class Preprocessing:
 
 
 def stack_channels(slices: np.ndarray, index: int, channels: str) -> np.ndarray:
-    """The three-channel input for one slice.
+    """The input channels for one slice.
 
     Args:
         slices: ``(Z, H, W)``.
@@ -140,10 +146,10 @@ def stack_channels(slices: np.ndarray, index: int, channels: str) -> np.ndarray:
         channels: see :class:`Preprocessing`.
 
     Returns:
-        ``(3, H, W)`` float32.
+        ``(C, H, W)`` float32.
     """
-    if channels == "replicated":
-        rows = [index, index, index]
+    if channels != "neighbours":
+        rows = [index] * CHANNELS[channels]
     else:
         rows = [max(index - 1, 0), index, min(index + 1, len(slices) - 1)]
     return np.stack([slices[row] for row in rows]).astype(np.float32)

@@ -7,7 +7,14 @@ from medkd.engines.distillation import DistillationTrainer
 from medkd.engines.frozen_teacher import FrozenTeacher
 from medkd.engines.multitask import PrepareMultiTaskBatch
 from medkd.engines.precision import AutocastInferer, mixed_precision_pays
-from medkd.engines.saved_model import SavedModel, load_model, load_teacher, run_split_file
+from medkd.engines.saved_model import (
+    SavedModel,
+    load_model,
+    load_teacher,
+    model_split_file,
+    run_split_file,
+    saved_network,
+)
 from medkd.engines.schedule import learning_rate_schedule
 from medkd.engines.setup import prepare_network
 from medkd.engines.taps import FeatureTaps, find_tap, tap_channels
@@ -27,7 +34,9 @@ __all__ = [
     "load_model",
     "load_teacher",
     "mixed_precision_pays",
+    "model_split_file",
     "prepare_network",
     "run_split_file",
+    "saved_network",
     "tap_channels",
 ]

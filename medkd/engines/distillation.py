@@ -13,6 +13,7 @@ from monai.engines.utils import IterationEvents
 from monai.utils.enums import CommonKeys
 from torch import nn
 
+from medkd.distributed import mean_over_processes, plain_network
 from medkd.engines.cached_teacher import CachedTeacher, Grid
 from medkd.engines.frozen_teacher import FrozenTeacher
 from medkd.engines.taps import FeatureTaps
@@ -59,7 +60,7 @@ class DistillationTrainer(SupervisedTrainer):
         self.teacher = FrozenTeacher(teacher, self.state.device, self.inferer)
         self.teacher_cache = teacher_cache
         self.segmentation_weight = segmentation_weight
-        self.student_taps = FeatureTaps(self.network)
+        self.student_taps = FeatureTaps(plain_network(self.network))
         self.term_names: set[str] = set()
         self._grids: dict[str | None, list[Callable[[], Grid]]] = {}
         # Registered before the handlers, so that the teacher has run and the loss is weighed when they come.
@@ -126,10 +127,14 @@ def _common(grids: Sequence[Grid]) -> Grid:
 
 
 def _gradient_norm(value: torch.Tensor, network: nn.Module, scaler: torch.amp.GradScaler | None) -> torch.Tensor:
-    """Norm of the gradient of a scalar in all parameters of a network; they keep the gradients they have."""
+    """Norm of the gradient of a scalar in all parameters of a network; they keep the gradients they have.
+
+    Of several processes it is the gradient that the step takes, the mean over all.
+    """
     # In mixed precision small gradients would vanish without the scale that the step itself has.
     scale = scaler.get_scale() if scaler is not None else 1.0
     parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
     gradients = torch.autograd.grad(scale * value, parameters, retain_graph=True, allow_unused=True)
-    norms = [torch.linalg.vector_norm(gradient.float()) for gradient in gradients if gradient is not None]
+    shared = mean_over_processes([gradient for gradient in gradients if gradient is not None])
+    norms = [torch.linalg.vector_norm(gradient) for gradient in shared]
     return torch.linalg.vector_norm(torch.stack(norms)) / scale if norms else value.new_zeros(())

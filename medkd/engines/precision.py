@@ -10,14 +10,15 @@ import torch
 from monai.inferers import SimpleInferer
 
 
-def mixed_precision_pays(device: torch.device) -> bool:
+def mixed_precision_pays(device: str | torch.device) -> bool:
     """Whether a device multiplies half-precision matrices faster than float32 ones.
 
     GPUs do, and processors with matrix units (AMX). An Intel processor that has bfloat16 instructions but no such units
     is slower with them (``docs/performance.md``).
     """
-    if device.type != "cpu":
-        return device.type == "cuda"
+    kind = torch.device(device).type
+    if kind != "cpu":
+        return kind == "cuda"
     facts = Path("/proc/cpuinfo")
     return facts.is_file() and " amx_bf16 " in facts.read_text(encoding="utf-8", errors="replace").replace("\n", " ")
 

@@ -34,6 +34,24 @@ class SavedModel:
     preprocessing: Preprocessing
     labels: dict[int, str]
 
+    def save(self, folder: str | Path, weights: Mapping[str, torch.Tensor]) -> None:
+        """Write a model that was trained anywhere, so that it can teach, be evaluated and segment.
+
+        Args:
+            folder: to write ``model.json`` and ``model.pt`` to.
+            weights: its ``state_dict``.
+
+        Raises:
+            UserError: they do not fit the network.
+        """
+        network = create_network(**self.network)
+        try:
+            network.load_state_dict(weights)
+        except RuntimeError as error:
+            raise UserError(f"the weights do not fit {self.network}: {error}") from error
+        save_tensors(Path(folder) / WEIGHTS_FILE, network.state_dict())
+        self.write_description(folder)
+
     def write_description(self, folder: str | Path) -> None:
         """Write ``model.json``."""
         content = asdict(self) | {"preprocessing": self.preprocessing.to_dict()}
@@ -43,10 +61,13 @@ class SavedModel:
     def read(cls, folder: str | Path) -> SavedModel:
         """Read ``model.json``.
 
+        Args:
+            folder: of a run, or a bundle (see :func:`model_folder`).
+
         Raises:
             UserError: the folder holds no model, or one that cannot be read.
         """
-        path = Path(folder) / DESCRIPTION_FILE
+        path = model_folder(folder) / DESCRIPTION_FILE
         if not path.is_file():
             raise UserError(
                 f"{folder} holds no trained model ({DESCRIPTION_FILE} is missing): give the --out of a run."
@@ -61,6 +82,18 @@ class SavedModel:
         except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
             raise UserError(f"{path} cannot be read ({error!r}): train the model again.") from error
 
+    def check_labels(self, labels: Mapping[int, str]) -> SavedModel:
+        """Make sure that the model was trained on labels of the same values and names.
+
+        Raises:
+            UserError: it was trained on others.
+        """
+        if self.labels != dict(labels):
+            raise UserError(
+                f"the model segments {self.labels} but the data is labelled {dict(labels)}: they must agree."
+            )
+        return self
+
     def load_network(self, folder: str | Path) -> nn.Module:
         """Build the network and load ``model.pt`` into it, on the CPU, in evaluation mode.
 
@@ -68,8 +101,28 @@ class SavedModel:
             UserError: the weights are missing, damaged or those of another network.
         """
         network = create_network(**self.network)
-        load_weights(network, Path(folder) / WEIGHTS_FILE)
+        load_weights(network, model_folder(folder) / WEIGHTS_FILE)
         return network.eval()
+
+
+def model_folder(folder: str | Path) -> Path:
+    """Where in a run or a bundle the model lies: in it, or in its ``models``."""
+    folder = Path(folder)
+    inside = folder / "models"
+    return inside if (inside / DESCRIPTION_FILE).is_file() and not (folder / DESCRIPTION_FILE).is_file() else folder
+
+
+def saved_network(folder: str | Path, **arguments: Any) -> nn.Module:
+    """The network that ``model.json`` describes, without its weights.
+
+    Args:
+        folder: of a run, or a bundle.
+        arguments: replace those that are described, for example ``name`` or ``channels``.
+
+    Raises:
+        UserError: the folder holds no model.
+    """
+    return create_network(**{**SavedModel.read(folder).network, **arguments})
 
 
 def load_model(folder: str | Path) -> nn.Module:
@@ -84,10 +137,19 @@ def run_split_file(folder: str | Path) -> Path:
         UserError: the folder holds no model, or one without its split.
     """
     SavedModel.read(folder)
-    file = Path(folder) / SPLIT_FILE
+    file = model_folder(folder) / SPLIT_FILE
     if not file.is_file():
-        raise UserError(f"{file} is missing, so nobody knows what the model has seen: train it again, or put it there.")
+        raise UserError(
+            f"{file} is missing, so nobody knows what the model has seen: put it there, or say with --split_file which "
+            "cases may be used (null draws; to MONAI write '$None')."
+        )
     return file
+
+
+def model_split_file(folder: str | Path) -> Path | None:
+    """The ``splits.json`` beside a model; None where there is none, as with a model that others trained."""
+    file = model_folder(folder) / SPLIT_FILE
+    return file if file.is_file() else None
 
 
 def load_teacher(folder: str | Path, labels: Mapping[int, str]) -> nn.Module:
@@ -100,13 +162,7 @@ def load_teacher(folder: str | Path, labels: Mapping[int, str]) -> nn.Module:
     Raises:
         UserError: the teacher was trained on other labels.
     """
-    model = SavedModel.read(folder)
-    if model.labels != dict(labels):
-        raise UserError(
-            f"the teacher in {folder} segments {model.labels} but the data is labelled {dict(labels)}: "
-            "train both on the same labels."
-        )
-    return channels_last(model.load_network(folder))
+    return channels_last(SavedModel.read(folder).check_labels(labels).load_network(folder))
 
 
 def save_tensors(path: Path, content: Mapping[str, Any]) -> None:

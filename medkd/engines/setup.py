@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from medkd.distributed import process_count, synchronize_batch_norm
 from medkd.engines.saved_model import load_weights
 from medkd.networks.layout import channels_last
 from medkd.run_folder import WEIGHTS_FILE
@@ -17,6 +18,8 @@ def prepare_network(
 ) -> nn.Module:
     """Move a network to a device in channels-last order, which convolutions run fastest in.
 
+    Where several processes train, its batch norms take their statistics over the batches of all.
+
     Args:
         network: as built.
         device: where it will be trained.
@@ -26,6 +29,8 @@ def prepare_network(
     if initial_run is not None:
         load_weights(network, Path(initial_run) / WEIGHTS_FILE)
     network = channels_last(network.to(device))
+    if process_count() > 1:
+        network = synchronize_batch_norm(network)
     if compile:
         network.compile()
     return network

@@ -73,12 +73,12 @@ def tap_channels(network: nn.Module, tap: str, input_shape: tuple[int, ...] | No
     Args:
         network: the network to look into.
         tap: see :class:`FeatureTaps`.
-        input_shape: ``(C, *spatial)`` of an input the network takes; by default three channels of 64x64, or of the
-            ``image_size`` that the network asks for.
+        input_shape: ``(C, *spatial)`` of an input the network takes; by default 64x64, or the ``image_size`` that the
+            network asks for, with the ``in_channels`` it was created with, or three.
     """
     if input_shape is None:
         side = getattr(network, "image_size", 64)
-        input_shape = (3, side, side)
+        input_shape = (getattr(network, "definition", {}).get("in_channels", 3), side, side)
     taps = FeatureTaps(network)
     taps.add(tap)
     training = network.training

@@ -6,9 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from ignite.engine import Engine, Events
 
 from medkd.data.decathlon import Split
+from medkd.distributed import gather_batch, is_main_process, process_count
 from medkd.engines.saved_model import SavedModel, load_tensors, save_tensors
 from medkd.errors import UserError
 from medkd.run_folder import CHECKPOINT_FILE, SPLIT_FILE, WEIGHTS_FILE
@@ -20,10 +22,10 @@ class RunCheckpointHandler:
     MONAI's ``CheckpointSaver`` keeps the best metric only in the file of the best model, so a resumed run could
     overwrite a better model with a worse one; here it is part of the last checkpoint, with the curves.
 
-    Attach it behind validation and history.
+    Attach it behind validation and history. Of several processes the main one writes, and all read.
 
     Args:
-        folder: of the run.
+        folder: of the run; ``checkpoint.pt`` lies here.
         model: description to write beside the weights.
         split: which cases were trained, validated and left for the test; written to ``splits.json``, so that nobody
             tests the model, or a student of it, on what it has seen.
@@ -31,6 +33,7 @@ class RunCheckpointHandler:
             ``load_state_dict``; ``network`` is also what ``model.pt`` holds. The trainer is added.
         validator: engine that gives the metric.
         metric: name of the metric, larger is better.
+        model_folder: where the model goes, with its description and split; the run's folder by default.
     """
 
     def __init__(
@@ -41,8 +44,10 @@ class RunCheckpointHandler:
         state: Mapping[str, Any],
         validator: Engine | None = None,
         metric: str = "val_dice",
+        model_folder: str | Path | None = None,
     ) -> None:
         self.folder = Path(folder)
+        self.model_folder = self.folder if model_folder is None else Path(model_folder)
         self.model = model
         self.split = split
         self.state = dict(state)
@@ -64,10 +69,17 @@ class RunCheckpointHandler:
         if getattr(engine, "scaler", None) is not None:
             self.state["scaler"] = engine.scaler
         path = self.folder / CHECKPOINT_FILE
-        if not path.is_file():
-            self.model.write_description(self.folder)
-            self.split.write(self.folder / SPLIT_FILE)
-            return
+        if path.is_file():
+            self._resume(engine, path)
+        elif is_main_process():
+            self.model.write_description(self.model_folder)
+            self.split.write(self.model_folder / SPLIT_FILE)
+        if process_count() > 1:
+            epochs = gather_batch(torch.tensor([engine.state.epoch], device=engine.state.device))
+            if len(set(epochs.tolist())) > 1:
+                raise UserError(f"not all processes find {path}: put the folder where all machines see it.")
+
+    def _resume(self, engine: Any, path: Path) -> None:
         content = load_tensors(path)
         try:
             for name, holder in self.state.items():
@@ -86,6 +98,8 @@ class RunCheckpointHandler:
         if value is not None and value > self.best["value"]:
             self.best = {"epoch": engine.state.epoch, "value": value}
             self._save_model()
+        if not is_main_process():
+            return
         content = {name: holder.state_dict() for name, holder in self.state.items()}
         progress = {"epoch": engine.state.epoch, "iteration": engine.state.iteration}
         save_tensors(self.folder / CHECKPOINT_FILE, {**content, "trainer": progress, "best": self.best})
@@ -96,4 +110,5 @@ class RunCheckpointHandler:
             self._save_model()
 
     def _save_model(self) -> None:
-        save_tensors(self.folder / WEIGHTS_FILE, self.state["network"].state_dict())
+        if is_main_process():
+            save_tensors(self.model_folder / WEIGHTS_FILE, self.state["network"].state_dict())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import torch
@@ -11,6 +12,7 @@ from monai.engines.utils import IterationEvents
 from monai.utils.enums import CommonKeys
 from torch import nn
 
+from medkd.distributed import broadcast_state, gather_batch
 from medkd.errors import UserError
 from medkd.losses import ContrastiveFeatureLoss, HolisticAdversarialLoss
 from medkd.run_folder import TERM_FIGURES
@@ -27,6 +29,9 @@ class DistillationHandler:
 
     A loss that plays against the student, :class:`~medkd.losses.HolisticAdversarialLoss`, is trained by its own
     optimiser after each step of the student.
+
+    Of several processes each computes the loss of all their batches together (:func:`~medkd.distributed.gather_batch`),
+    with the same projectors and memory bank.
 
     Args:
         name: under which the term appears in curves and logs.
@@ -74,13 +79,15 @@ class DistillationHandler:
             engine.student_taps.add(self.student_tap)
         engine.ask_teacher(self.teacher_tap, lambda: self._teacher_grid(engine))
         self.loss.to(engine.state.device)
+        # Arithmetic that is not the same twice would let the projectors of the processes drift apart.
+        engine.add_event_handler(Events.EPOCH_STARTED, lambda: broadcast_state(self.loss))
         engine.add_event_handler(IterationEvents.LOSS_COMPLETED, self)
         if isinstance(self.loss, HolisticAdversarialLoss):
             engine.add_event_handler(Events.ITERATION_COMPLETED, self._train_discriminator, self.loss)
 
     def __call__(self, engine: DistillationTrainer) -> None:
         student, teacher = self._pair(engine)
-        label = (engine.state.output[CommonKeys.LABEL],) if self._wants_label else ()
+        label = (gather_batch(self._label(engine)),) if self._wants_label else ()
         engine.add_term(self.name, self.loss(student, teacher, *label), self.weight * self._warmth(engine))
 
     def _warmth(self, engine: DistillationTrainer) -> float:
@@ -89,12 +96,18 @@ class DistillationHandler:
         return min(1.0, engine.state.iteration / steps) if steps else 1.0
 
     def _pair(self, engine: DistillationTrainer) -> tuple[torch.Tensor, torch.Tensor]:
-        return self._student(engine), engine.state.output["teacher"][self.teacher_tap]
+        return gather_batch((self._student(engine), engine.state.output["teacher"][self.teacher_tap]))
 
     def _student(self, engine: DistillationTrainer) -> torch.Tensor:
-        if self.student_tap is None:
-            return engine.state.output[CommonKeys.PRED]
-        return engine.student_taps.features[self.student_tap]
+        if self.student_tap is not None:
+            return engine.student_taps.features[self.student_tap]
+        prediction = engine.state.output[CommonKeys.PRED]
+        # A multi-task network gives its reconstruction too.
+        return prediction[0] if isinstance(prediction, tuple) else prediction
+
+    def _label(self, engine: DistillationTrainer) -> torch.Tensor:
+        target = engine.state.output[CommonKeys.LABEL]
+        return target[CommonKeys.LABEL] if isinstance(target, Mapping) else target
 
     def _teacher_grid(self, engine: DistillationTrainer) -> tuple[int, ...] | None:
         if not isinstance(self.loss, ContrastiveFeatureLoss):

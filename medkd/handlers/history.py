@@ -11,6 +11,7 @@ import torch
 from ignite.engine import Engine, Events
 from monai.utils.enums import CommonKeys
 
+from medkd.distributed import is_main_process
 from medkd.errors import UserError
 from medkd.files import write_json
 from medkd.run_folder import TERM_FIGURES
@@ -24,6 +25,7 @@ class HistoryHandler:
     ``gradient``, which is taken in the first step of the epoch.
 
     Attach it behind the validation. Values stay on the device until the epoch ends, so logging never waits for it.
+    Every one of several processes keeps the rows, the main one writes them.
 
     Args:
         path: the JSON file, a list of rows.
@@ -75,10 +77,13 @@ class HistoryHandler:
         row: dict[str, Any] = {"epoch": state.epoch}
         for (*of, name), values in self._values.items():
             (row.setdefault(of[0], {}) if of else row)[name] = float(torch.stack(values).mean())
+        # Where MONAI's TensorBoard and MLflow handlers look.
+        state.metrics |= {f"epoch_{name}": value for name, value in row.items() if isinstance(value, float)}
         if not math.isfinite(row["loss"]):
             raise UserError(f"the loss is {row['loss']} in epoch {row['epoch']}: lower --learning_rate.")
         if self._validated and self.validator is not None:
             row |= {name: float(value) for name, value in self.validator.state.metrics.items()}
         row["seconds"] = round(time.perf_counter() - self._started, 3)
         self.rows.append(row)
-        write_json(self.path, self.rows)
+        if is_main_process():
+            write_json(self.path, self.rows)

@@ -8,6 +8,7 @@ from typing import Any
 from ignite.engine import Engine, Events
 from tqdm import tqdm
 
+from medkd.distributed import is_main_process
 from medkd.handlers.history import HistoryHandler
 
 
@@ -33,7 +34,7 @@ class ProgressHandler:
         engine.add_event_handler(Events.EXCEPTION_RAISED, self._fail)
 
     def _open(self, engine: Engine) -> None:
-        if self._bar is None:
+        if self._bar is None and is_main_process():
             state: Any = engine.state
             # A log file gets a line now and then, a terminal a bar that moves.
             pace = 0.2 if sys.stderr.isatty() else 10.0

@@ -10,9 +10,14 @@ from ignite.engine import Engine, Events
 from monai.data.utils import set_rnd
 from torch.utils.data import DataLoader
 
+from medkd.distributed import process_rank
+
 
 class EpochSeedHandler:
     """Seeds Python, NumPy, torch, the shuffle and the augmentation at the start of every epoch.
+
+    All processes of a training get the same seed, since all compute the same loss of the same batch; only the
+    augmentation, which sees the slices of one process, has a seed for each.
 
     Args:
         seed: of the run.
@@ -28,10 +33,15 @@ class EpochSeedHandler:
         engine.add_event_handler(Events.EPOCH_STARTED, self)
 
     def __call__(self, engine: Engine) -> None:
-        seed = int(np.random.SeedSequence((self.seed, engine.state.epoch)).generate_state(1)[0])
+        seed = _draw_seed(self.seed, engine.state.epoch)
         random.seed(seed)
         np.random.seed(seed)
         torch.manual_seed(seed)
-        set_rnd(self.data_loader.dataset, seed=seed)
+        # Process 0 keeps the seed that a single process has: a trailing 0 changes nothing.
+        set_rnd(self.data_loader.dataset, seed=_draw_seed(self.seed, engine.state.epoch, process_rank()))
         if hasattr(self.data_loader.sampler, "set_epoch"):
             self.data_loader.sampler.set_epoch(engine.state.epoch)
+
+
+def _draw_seed(*numbers: int) -> int:
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0])

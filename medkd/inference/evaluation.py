@@ -38,10 +38,7 @@ def evaluate(segmenter: Segmenter, cases: Sequence[Case], labels: dict[int, str]
     """
     if not cases:
         raise UserError("there is no case to evaluate: check the split of the data set.")
-    if labels != segmenter.model.labels:
-        raise UserError(
-            f"the model segments {segmenter.model.labels} but the data is labelled {labels}: they must agree."
-        )
+    segmenter.model.check_labels(labels)
     rows = []
     pooled = {name: OverlapCounts() for value, name in labels.items() if value}
     for case in tqdm(cases, desc="evaluating", unit="volume", leave=False, delay=1.0):
@@ -85,8 +82,8 @@ def _evaluate_case(
             row["labels"][name] = figures | volumes
             counts[name] = OverlapCounts.of(thesis_mask == value, prepared_truth == value)
     if isinstance(output, tuple):
-        # The middle channel of the reconstruction is the slice itself in both channel modes.
-        row["psnr"] = psnr(output[1][1], prepared.image.as_tensor()[0])
+        # The middle channel of the reconstruction is the slice itself, however the channels are made.
+        row["psnr"] = psnr(output[1][len(output[1]) // 2], prepared.image.as_tensor()[0])
     return row, counts
 
 

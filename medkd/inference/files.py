@@ -49,6 +49,20 @@ def segment_files(segmenter: Segmenter, scans: Sequence[Path], out: Path) -> lis
     return failures
 
 
+def scan_files(folder: str | Path) -> list[str]:
+    """The NIfTI scans of a folder: those in its ``imagesTs``, the new scans of a Decathlon task, else its own.
+
+    Raises:
+        UserError: there is none.
+    """
+    inside = Path(folder) / "imagesTs"
+    inside = inside if inside.is_dir() else Path(folder)
+    scans = sorted(str(file) for file in inside.glob("*.nii*") if not file.name.startswith("."))
+    if not scans:
+        raise UserError(f"{inside} holds no NIfTI scan: give a folder of scans, or a task folder with imagesTs.")
+    return scans
+
+
 def mask_path(scan: Path, out: Path) -> Path:
     """Where the mask of a scan is written."""
     return out / f"{scan.name.removesuffix('.gz').removesuffix('.nii')}_seg.nii.gz"

@@ -38,15 +38,20 @@ class Segmentation:
     measurements: dict[str, Any]
 
     def save(self, path: str | Path) -> None:
-        """Write the mask as NIfTI with the shape, affine and orientation codes of the scan."""
-        header = self.scan.header.copy()
-        header.set_data_dtype(np.uint8)
-        header["cal_min"], header["cal_max"] = 0, 0
-        header.set_slope_inter(1, 0)
-        kind = nibabel.Nifti2Image if isinstance(header, nibabel.Nifti2Header) else nibabel.Nifti1Image
-        image = kind(self.mask, None, header)
-        with atomic_write(path) as temporary:
-            nibabel.save(image, temporary)
+        """Write the mask; see :func:`save_mask`."""
+        save_mask(self.mask, self.scan, path)
+
+
+def save_mask(mask: np.ndarray, scan: Volume, path: str | Path) -> None:
+    """Write a mask ``(X, Y, Z)`` as NIfTI with the shape, affine and orientation codes of its scan."""
+    header = scan.header.copy()
+    header.set_data_dtype(np.uint8)
+    header["cal_min"], header["cal_max"] = 0, 0
+    header.set_slope_inter(1, 0)
+    kind = nibabel.Nifti2Image if isinstance(header, nibabel.Nifti2Header) else nibabel.Nifti1Image
+    image = kind(mask, None, header)
+    with atomic_write(path) as temporary:
+        nibabel.save(image, temporary)
 
 
 class Segmenter:
@@ -77,7 +82,7 @@ class Segmenter:
 
     @classmethod
     def load(cls, run: str | Path, device: str | torch.device | None = None) -> Segmenter:
-        """Load the model of a run folder.
+        """Load the model of a run folder, or of a bundle.
 
         Raises:
             UserError: the folder holds no usable model.

@@ -13,7 +13,8 @@ from urllib.error import URLError
 
 import pytest
 
-from medkd.data.decathlon import Case, DecathlonTask, Split, download_task
+from medkd.data import download_task
+from medkd.data.decathlon import Case, DecathlonTask, Split
 from medkd.errors import UserError
 
 DATA = os.environ.get("MEDKD_DATA")
@@ -238,6 +239,16 @@ def test_split_file_given_by_name_comes_first(tmp_path: Path) -> None:
     assert task.split(file=other) == Split(["spleen_2"], ["spleen_2"], ["spleen_5"], ["spleen_6"])
     with pytest.raises(UserError, match=r"nowhere\.json is missing"):
         task.split(file=tmp_path / "nowhere.json")
+
+
+def test_the_cases_of_a_part(tmp_path: Path) -> None:
+    task = DecathlonTask.load(make_task(tmp_path, numbered(8)))
+    parts = [[case.name for case in task.part(part, seed=3)] for part in ("train", "val", "test")]
+    split = task.split(seed=3)
+    assert parts == [split.train, split.val, split.test]
+    assert task.part("all") == task.cases
+    with pytest.raises(UserError, match="'half' is not known: choose train, val, test or all"):
+        task.part("half")
 
 
 @pytest.mark.parametrize(

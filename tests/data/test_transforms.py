@@ -134,11 +134,13 @@ def test_values_far_below_air_do_not_bleed():
         ("neighbours", 0, [0, 0, 1]),
         ("neighbours", 4, [3, 4, 4]),
         ("replicated", 2, [2, 2, 2]),
+        ("single", 2, [2]),
     ],
 )
 def test_channels(channels, index, rows):
     slices = np.arange(5, dtype=np.float16)[:, None, None] * np.ones((1, 2, 2), np.float16)
     assert stack_channels(slices, index, channels)[:, 0, 0].tolist() == rows
+    assert Preprocessing(channels=channels).in_channels == len(rows)
 
 
 @pytest.mark.parametrize(
@@ -146,7 +148,7 @@ def test_channels(channels, index, rows):
     [
         ({"size": 4}, "too small"),
         ({"window": (100, 100)}, "range of HU"),
-        ({"channels": "two"}, "neighbours or replicated"),
+        ({"channels": "two"}, "neighbours, replicated, single"),
         ({"sise": 4}, "cannot be read"),
     ],
 )

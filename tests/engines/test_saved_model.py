@@ -8,7 +8,15 @@ import pytest
 import torch
 
 from medkd.data import Preprocessing
-from medkd.engines import SavedModel, learning_rate_schedule, load_model, load_teacher
+from medkd.engines import (
+    SavedModel,
+    learning_rate_schedule,
+    load_model,
+    load_teacher,
+    model_split_file,
+    run_split_file,
+    saved_network,
+)
 from medkd.engines.saved_model import load_tensors, save_tensors
 from medkd.errors import UserError
 from medkd.networks import create_network, network_definition
@@ -33,6 +41,45 @@ def test_round_trip(run):
     assert not loaded.training
     x = torch.rand(1, 3, 16, 16)
     torch.testing.assert_close(loaded(x), network.eval()(x))
+
+
+def test_a_model_that_others_trained_can_be_saved_and_read(tmp_path):
+    definition = {
+        "name": "monai.networks.nets.UNet", "spatial_dims": 2, "in_channels": 1, "out_channels": 2,
+        "channels": [4, 8], "strides": [2],
+    }  # fmt: skip
+    model = SavedModel(definition, Preprocessing(size=32, channels="single"), LABELS)
+    network = create_network(**definition)
+    model.save(tmp_path, network.state_dict())
+    assert SavedModel.read(tmp_path) == model
+    x = torch.rand(1, 1, 32, 32)
+    torch.testing.assert_close(load_model(tmp_path)(x), network.eval()(x))
+    with pytest.raises(UserError, match="do not fit"):
+        model.save(tmp_path / "other", create_network("unet_s2").state_dict())
+    assert not (tmp_path / "other").exists()
+
+
+def test_a_bundle_is_read_from_its_models_folder(run, tmp_path_factory):
+    folder, network = run
+    bundle = tmp_path_factory.mktemp("bundle")
+    folder.rename(bundle / "models")
+    assert SavedModel.read(bundle) == SavedModel.read(bundle / "models")
+    x = torch.rand(1, 3, 16, 16)
+    torch.testing.assert_close(load_model(bundle)(x), network.eval()(x))
+    assert model_split_file(bundle) is None
+    with pytest.raises(UserError, match="--split_file"):
+        run_split_file(bundle)
+    (bundle / "models" / "splits.json").write_text("{}")
+    assert model_split_file(bundle) == run_split_file(bundle) == bundle / "models" / "splits.json"
+
+
+def test_a_described_network_can_be_built_with_other_arguments(run):
+    folder, network = run
+    same, narrower = saved_network(folder), saved_network(folder, channels=(2, 3))
+    assert {name: w.shape for name, w in same.state_dict().items()} == {
+        name: w.shape for name, w in network.state_dict().items()
+    }
+    assert next(narrower.parameters()).shape[0] == 2
 
 
 def test_bad_folders_are_told(run, tmp_path):
@@ -78,7 +125,7 @@ def test_weights_cannot_run_code(tmp_path):
 def test_a_teacher_of_other_labels_is_refused(run):
     folder, _ = run
     assert load_teacher(folder, LABELS) is not None
-    with pytest.raises(UserError, match="same labels"):
+    with pytest.raises(UserError, match="must agree"):
         load_teacher(folder, {0: "background", 1: "liver", 2: "spleen"})
 
 

@@ -1,0 +1,151 @@
+"""What a reviewer of the Model Zoo looks for in a bundle's folder."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from monai.bundle import ConfigParser
+from monai.utils.module import instantiate
+
+import medkd
+from medkd.bundle import STUDENT, TEACHER, bundle_folder, locate_bundle
+from medkd.data import read_image
+from medkd.data.phantom import make_phantom
+from medkd.engines import load_model
+from medkd.networks import count_parameters
+
+FILES = [
+    "LICENSE",
+    "configs/metadata.json",
+    "configs/train.yaml",
+    "configs/distill.yaml",
+    "configs/evaluate.yaml",
+    "configs/inference.yaml",
+    "configs/multi_gpu_train.yaml",
+    "configs/logging.conf",
+    "docs/README.md",
+    "docs/data_license.txt",
+    "models/model.pt",
+    "models/model.json",
+]
+LARGEST = 25e6
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_every_file_is_there(file, bundle):
+    assert (bundle / file).stat().st_size > 0
+
+
+def test_no_file_is_larger_than_a_repository_takes(bundle):
+    assert max(file.stat().st_size for file in bundle.rglob("*") if file.is_file()) < LARGEST
+
+
+def test_the_metadata_names_this_version_and_what_is_installed(bundle):
+    metadata = json.loads((bundle / "configs" / "metadata.json").read_text())
+    assert metadata["version"] in metadata["changelog"]
+    assert metadata["required_packages_version"]["medkd"] == medkd.__version__
+    assert metadata["monai_version"] == "1.6.1"
+    assert torch.__version__.startswith(metadata["pytorch_version"])
+
+
+def test_the_weights_are_the_network_that_is_described(bundle):
+    network = load_model(bundle)
+    form = json.loads((bundle / "configs" / "metadata.json").read_text())["network_data_format"]
+    with torch.inference_mode():
+        logits = network(torch.zeros(1, form["inputs"]["image"]["num_channels"], 64, 64))
+    assert logits.shape == (1, form["outputs"]["pred"]["num_channels"], 64, 64)
+    if bundle.name == STUDENT:
+        assert count_parameters(network) == 57_297
+
+
+def targets(content: Any) -> Iterator[str]:
+    if isinstance(content, dict):
+        yield from [content["_target_"]] if "_target_" in content else []
+        content = list(content.values())
+    if isinstance(content, list):
+        for item in content:
+            yield from targets(item)
+
+
+def test_every_component_is_one_of_an_installed_package(bundle):
+    found = {
+        target
+        for file in (bundle / "configs").glob("*.yaml")
+        for target in targets(yaml.safe_load(file.read_text(encoding="utf-8")))
+    }
+    assert len(found) > 20
+    for target in found:
+        assert target.split(".")[0] in ("medkd", "monai", "torch"), target
+        assert callable(instantiate(target, "callable")), target
+
+
+OVERRIDABLE = [
+    "bundle_root", "ckpt_dir", "output_dir", "dataset_dir", "images", "labels", "device", "network_def", "network",
+    "train::trainer", "train::dataset", "train::handlers", "train::dataloader", "train::inferer", "validate::evaluator",
+    "validate::dataset", "validate::handlers", "validate::inferer", "validate::postprocessing", "validate::key_metric",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("config", ["train", "distill"])
+@pytest.mark.parametrize("name", OVERRIDABLE)
+def test_the_names_of_the_zoo_can_be_overridden(name, config, bundle):
+    parser = ConfigParser()
+    parser.read_config(str(bundle / "configs" / f"{config}.yaml"))
+    assert name in parser
+
+
+def test_the_license_is_the_projects(bundle):
+    assert (bundle / "LICENSE").read_text() == (Path(medkd.__file__).parent.parent / "LICENSE").read_text()
+
+
+def test_the_sample_is_a_phantom(bundle):
+    hu, _, affine = make_phantom(SAMPLE_SEED, shape=(96, 96, 24))
+    sample = read_image(bundle / "sample" / "imagesTs" / "phantom.nii.gz")
+    assert np.array_equal(sample.array, hu.astype(np.float32))
+    assert np.allclose(sample.affine, affine)
+
+
+SAMPLE_SEED = 1
+
+
+def test_the_readme_gives_the_figures_that_are_stored(bundle):
+    """Every Dice of the page's performance section is in the evaluation that lies in docs/results."""
+    stored = json.loads((Path(medkd.__file__).parent.parent / "docs" / "results" / "shipped.json").read_text())
+    figures = {
+        f"{value:.3f}" for arm in stored["arms"].values() for value in (arm["mean_dice"], arm["standard_deviation"])
+    }
+    section = (bundle / "docs" / "README.md").read_text().split("## Performance")[1].split("\n## ")[0]
+    quoted = set(re.findall(r"\b0\.\d{3}\b", section))
+    assert quoted and quoted <= figures
+
+
+@pytest.mark.parametrize(
+    ("words", "root"),
+    [
+        (["monai", "run", "--config_file", "/a/bundle/configs/train.yaml"], "/a/bundle"),
+        (["monai", "run", "--config_file=/a/bundle/configs/train.yaml"], "/a/bundle"),
+        (["monai", "run", "--config_file", "['b/configs/train.yaml', 'b/configs/evaluate.yaml']"], "b"),
+        (["monai", "run", "--config_file", "b/configs/train.yaml,b/configs/evaluate.yaml"], "b"),
+        (["monai", "run", "--config_file", "configs/train.yaml"], "."),
+        (["monai", "run", "--config_file", "/a/loose.yaml"], None),
+        (["pytest"], None),
+    ],
+)
+def test_a_bundle_is_found_by_the_config_of_the_command(words, root, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", words)
+    assert locate_bundle(TEACHER) == (str(bundle_folder(TEACHER)) if root is None else root)
+
+
+def test_from_python_a_bundle_is_the_working_folder(monkeypatch, bundle):
+    monkeypatch.setattr("sys.argv", ["python"])
+    monkeypatch.chdir(bundle)
+    assert locate_bundle(TEACHER) == "."

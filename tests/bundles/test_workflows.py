@@ -1,0 +1,182 @@
+"""Training, distilling, evaluating and inferring with the bundles' configs, as MONAI's own users run them."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+import pytest
+from monai.bundle import ConfigWorkflow
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from medkd.bundle import STUDENT, TEACHER, bundle_folder
+from medkd.data import DecathlonTask
+from medkd.inference import Segmenter, evaluate
+
+
+def run(bundle: Path, *configs: str, kind: str = "train", **overrides: Any) -> ConfigWorkflow:
+    """Run a bundle's configs as the Model Zoo's own tests do: initialise, check the properties, run, finalise."""
+    workflow = ConfigWorkflow(
+        config_file=[str(bundle / "configs" / f"{config}.yaml") for config in configs],
+        meta_file=str(bundle / "configs" / "metadata.json"),
+        logging_file=str(bundle / "configs" / "logging.conf"),
+        workflow_type=kind,
+        bundle_root=str(bundle),
+        **overrides,
+    )
+    workflow.initialize()
+    assert workflow.check_properties() == []
+    workflow.run()
+    workflow.finalize()
+    return workflow
+
+
+@pytest.fixture(scope="module")
+def teacher(phantoms, small, tmp_path_factory) -> Path:
+    """A run of the teacher's bundle."""
+    out = tmp_path_factory.mktemp("runs") / "teacher"
+    run(bundle_folder(TEACHER), "train", dataset_dir=str(phantoms), output_dir=str(out), size=64, **small)
+    return out
+
+
+@pytest.fixture(scope="module")
+def trained(bundle, phantoms, small, tmp_path_factory) -> Path:
+    """A run of a bundle's ``train.yaml``, its model in a folder of its own."""
+    out = tmp_path_factory.mktemp("runs") / bundle.name
+    overrides = {"output_dir": str(out / "eval"), "ckpt_dir": str(out / "models"), "size": 64, **small}
+    run(bundle, "train", dataset_dir=str(phantoms), **overrides)
+    return out
+
+
+def tags(run_folder: Path) -> set[str]:
+    accumulator = EventAccumulator(str(run_folder / "tensorboard"))
+    accumulator.Reload()
+    return set(accumulator.Tags()["scalars"])
+
+
+def test_training_keeps_model_curves_and_tensorboard_apart(trained):
+    assert sorted(file.name for file in (trained / "models").iterdir()) == ["model.json", "model.pt", "splits.json"]
+    assert {file.name for file in (trained / "eval").iterdir()} == {"checkpoint.pt", "history.json", "tensorboard"}
+    assert tags(trained / "eval") >= {"epoch_loss", "val_dice"}
+
+
+def test_distilling_with_both_bundles(bundle, teacher, phantoms, small, tmp_path):
+    overrides = {"output_dir": str(tmp_path), "teacher_run": str(teacher), **small}
+    run(bundle, "distill", dataset_dir=str(phantoms), **overrides)
+    rows = json.loads((tmp_path / "history.json").read_text())
+    assert len(rows) == 2 and {"segmentation", "pmd", "bottleneck", "val_dice"} < set(rows[0])
+    assert tags(tmp_path) >= {"epoch_loss", "epoch_pmd", "epoch_bottleneck", "val_dice"}
+
+
+@pytest.mark.parametrize("configs", [("evaluate",), ("train", "evaluate")])
+def test_evaluating_gives_the_dice_of_medkd_evaluate(configs, bundle, trained, phantoms, tmp_path):
+    models = trained / "models"
+    overrides = {"output_dir": str(tmp_path), "ckpt_dir": str(models), "dataset_dir": str(phantoms)}
+    if len(configs) == 1:  # Without train.yaml there is no trainer among the properties.
+        workflow = ConfigWorkflow(str(bundle / "configs" / "evaluate.yaml"), workflow_type=None, **overrides)
+        workflow.initialize()
+        workflow.run()
+    else:
+        run(bundle, *configs, **overrides)
+    with (tmp_path / "val_dice_raw.csv").open() as stream:
+        measured = {row["filename"]: float(row["mean"]) for row in csv.DictReader(stream)}
+    task = DecathlonTask.load(phantoms)
+    report = evaluate(Segmenter.load(models), task.part("test", file=models / "splits.json"), task.labels)
+    ours = {f"{case['name']}.nii.gz": case["labels"]["spleen"]["dice"] for case in report["cases"]}
+    assert measured == pytest.approx(ours, abs=1e-5)
+
+
+def test_inference_writes_the_masks_of_medkd_infer(bundle, trained, phantoms, tmp_path):
+    models = trained / "models"
+    run(bundle, "inference", kind="infer", ckpt_dir=str(models), dataset_dir=str(phantoms), output_dir=str(tmp_path))
+    segmenter = Segmenter.load(models)
+    scans = sorted((phantoms / "imagesTs").iterdir())
+    assert len(scans) == 2
+    for scan in scans:
+        mask = nibabel.load(tmp_path / scan.name.replace(".nii.gz", "_seg.nii.gz"))
+        assert np.array_equal(np.asarray(mask.dataobj), segmenter(scan).mask)
+        assert np.allclose(mask.affine, nibabel.load(scan).affine)
+
+
+def test_the_default_inference_segments_the_sample_with_the_shipped_weights(bundle, tmp_path):
+    """Some of the phantom's spleen is found, though the weights were trained on real scans."""
+    run(bundle, "inference", kind="infer", output_dir=str(tmp_path))
+    assert np.asarray(nibabel.load(tmp_path / "phantom_seg.nii.gz").dataobj).any()
+
+
+def test_files_named_one_by_one_as_in_the_zoos_own_test(bundle, small, tmp_path):
+    """Ten volumes of random numbers without a ``dataset.json``, trained on for an epoch and evaluated."""
+    random = np.random.default_rng(0)
+    for number in range(10):
+        for part in ("image", "label"):
+            voxels = random.integers(0, 2, (32, 32, 8)).astype(np.int8)
+            nibabel.save(nibabel.Nifti1Image(voxels, np.eye(4)), tmp_path / f"{part}_{number}.nii.gz")
+    overrides = {
+        "dataset_dir": str(tmp_path),
+        "images": "$list(sorted(glob.glob(@dataset_dir + '/image_*.nii.gz')))",
+        "labels": "$list(sorted(glob.glob(@dataset_dir + '/label_*.nii.gz')))",
+        "output_dir": str(tmp_path / "eval"),
+        "ckpt_dir": str(tmp_path / "models"),
+    }
+    run(bundle, "train", **overrides, **small, size=32)
+    run(bundle, "train", "evaluate", **overrides)
+    assert len((tmp_path / "eval" / "val_dice_raw.csv").read_text().splitlines()) == 1 + 2  # a quarter of ten, rounded
+    overrides = {name: overrides[name] for name in ("dataset_dir", "output_dir", "ckpt_dir")}
+    run(bundle, "inference", kind="infer", **overrides, images="$sorted(glob.glob(@dataset_dir + '/image_*.nii.gz'))")
+    assert len(list((tmp_path / "eval").glob("*_seg.nii.gz"))) == 10
+
+
+def test_mlflow_is_one_more_config_file(phantoms, small, tmp_path):
+    overrides = {"dataset_dir": str(phantoms), "output_dir": str(tmp_path), "size": 32, **small}
+    configs = ("train", "mlflow")
+    files = [str(bundle_folder(STUDENT) / "configs" / f"{config}.yaml") for config in configs]
+    workflow = ConfigWorkflow(files, logging_file=False, **overrides)
+    for engine in ("train", "validate"):
+        names = [handler["_target_"] for handler in workflow.parser[f"{engine}::handlers"]]
+        assert "monai.handlers.TensorBoardStatsHandler" in names and names[-1] == "monai.handlers.MLFlowHandler"
+    mlflow = pytest.importorskip("mlflow", reason="MLflow is an extra: nothing to write to")
+    run(bundle_folder(STUDENT), *configs, **overrides)
+    client = mlflow.MlflowClient(f"sqlite:///{tmp_path}/mlruns.db")
+    (found,) = client.search_runs([client.get_experiment_by_name("medkd").experiment_id])
+    assert set(found.data.metrics) >= {"epoch_loss", "val_dice"}
+
+
+@pytest.mark.parametrize("device", ["cpu", "$torch.device('cpu')"])
+def test_the_device_is_a_word_or_an_expression(device, phantoms, small, tmp_path):
+    overrides = {"dataset_dir": str(phantoms), "output_dir": str(tmp_path), "size": 32, **small, "epochs": 1}
+    run(bundle_folder(STUDENT), "train", device=device, **overrides)
+    assert (tmp_path / "model.pt").is_file()
+
+
+def command(out: Path, phantoms: Path, small: dict[str, Any]) -> list[str]:
+    config = bundle_folder(STUDENT) / "configs" / "train.yaml"
+    words = [sys.executable, "-m", "monai.bundle", "run", "--config_file", str(config), "--output_dir", str(out)]
+    options = {"dataset_dir": str(phantoms), "size": 64, **small, "epochs": 30, "augment": True}
+    return words + [word for name, value in options.items() for word in (f"--{name}", str(value))]
+
+
+def without_seconds(out: Path) -> list[dict[str, float]]:
+    rows = json.loads((out / "history.json").read_text())
+    return [{name: value for name, value in row.items() if name != "seconds"} for row in rows]
+
+
+def test_a_killed_training_goes_on_as_if_nothing_had_been(phantoms, small, tmp_path):
+    subprocess.run(command(tmp_path / "whole", phantoms, small), check=True, capture_output=True, cwd=tmp_path)
+    killed = tmp_path / "killed"
+    process = subprocess.Popen(command(killed, phantoms, small), stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    while process.poll() is None and not (killed / "checkpoint.pt").is_file():
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert 0 < len(without_seconds(killed)) < 30
+    subprocess.run(command(killed, phantoms, small), check=True, capture_output=True, cwd=tmp_path)
+    assert without_seconds(killed) == without_seconds(tmp_path / "whole")

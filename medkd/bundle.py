@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-import re
+import ast
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
+
+from monai.bundle import ConfigParser
 
 import medkd
 from medkd.errors import UserError
@@ -25,25 +29,39 @@ def locate_bundle(bundle: str) -> str:
     """The default of ``bundle_root`` in a bundle's configs, so that they run from any working folder.
 
     It is the bundle that the ``--config_file`` of the command lies in. From Python, where no command names a config, it
-    is the working folder if that is a bundle, else the installed bundle: give ``bundle_root`` to use another copy.
+    is the working folder if that is a copy of the bundle, else the installed one: give ``bundle_root`` for any other.
 
     Args:
-        bundle: name of the installed bundle.
+        bundle: what the configs call their bundle.
+
+    Raises:
+        UserError: the config of the command lies in no bundle, or no such bundle is installed.
     """
     config = _config_file(sys.argv)
-    if config is not None and config.parent.name == "configs":
-        return str(config.parent.parent)
-    if Path("configs", "metadata.json").is_file():
+    if config is not None:
+        folder = config.resolve().parent
+        if not (folder / "metadata.json").is_file():
+            raise UserError(f"{config} lies in no bundle: give bundle_root, the folder of the bundle.")
+        return str(folder.parent)
+    inference = Path("configs", "inference.yaml")
+    if inference.is_file() and f"locate_bundle('{bundle}')" in inference.read_text(encoding="utf-8"):
         return "."
     return str(bundle_folder(bundle))
 
 
-def _config_file(words: list[str]) -> Path | None:
-    """The first file behind ``--config_file``: of ``a.yaml``, ``a.yaml,b.yaml`` or ``['a.yaml', 'b.yaml']``."""
+def _config_file(words: Sequence[str]) -> Path | None:
+    """The first config file of a command of ``monai.bundle``, which may be named in its ``--args_file``."""
+    given = {}
     for index, word in enumerate(words):
-        name, _, value = word.partition("=")
-        if name in ("--config_file", "--config-file"):
-            value = value or " ".join(words[index + 1 : index + 2])
-            file = re.search(r"[^\[\]()'\",]+", value)
-            return Path(file.group().strip()) if file else None
-    return None
+        name, equals, value = word.partition("=")
+        if name.startswith("--"):
+            given[name.replace("-", "_")] = value if equals else "".join(words[index + 1 : index + 2])
+    files: Any = given.get("__config_file")
+    if files is None and "__args_file" in given:
+        files = ConfigParser.load_config_file(given["__args_file"]).get("config_file")
+    if isinstance(files, str):
+        try:
+            files = ast.literal_eval(files)
+        except (ValueError, SyntaxError):
+            files = [files] if Path(files).is_file() else files.split(",")
+    return Path(str(files[0]).strip()) if files else None

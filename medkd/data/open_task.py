@@ -35,6 +35,9 @@ def open_task(
         download_task(folder.name, folder.parent)
     if images is None and labels is None:
         return DecathlonTask.load(folder)
+    for name, files in (("images", images), ("labels", labels)):
+        if isinstance(files, str):
+            raise UserError(f"{name} is {files!r}: give a list, such as '$sorted(glob.glob(\"CT/*.nii.gz\"))'.")
     if not images or not labels or len(images) != len(labels):
         raise UserError(
             f"{len(images or [])} images and {len(labels or [])} labels do not pair up: give one label for each image."

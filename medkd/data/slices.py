@@ -64,7 +64,7 @@ class SliceVolume:
         Raises:
             UserError: a file cannot be used, or the cache cannot be written.
         """
-        folder = cache / "slices" / f"{case.name}-{_source_key(case, preprocessing)}"
+        folder = cache / "slices" / f"{case.name}-{_source_key(case, preprocessing, label_values)}"
         files = {"image": folder / "image.npy"}
         if case.label is not None:
             files["label"] = folder / "label.npy"
@@ -76,9 +76,9 @@ class SliceVolume:
         return cls(case.name, arrays["image"], arrays.get("label"))
 
 
-def _source_key(case: Case, preprocessing: Preprocessing) -> str:
-    """Changes with the preprocessing and with either file's path, size or time of change."""
-    parts = [preprocessing.key()]
+def _source_key(case: Case, preprocessing: Preprocessing, label_values: Sequence[int]) -> str:
+    """Changes with the preprocessing, what a label may hold, and either file's path, size or time of change."""
+    parts = [preprocessing.key(), str(sorted(label_values)) if case.label is not None else ""]
     for path in (case.image, case.label):
         if path is not None:
             try:

@@ -18,6 +18,8 @@ from monai.utils import TraceKeys
 from medkd.data.nifti import Volume
 from medkd.errors import UserError
 
+# What a command line that cannot say None calls the window that each scan gives itself.
+PERCENTILES = "percentiles"
 # How many channels a slice has for a network, by how they are made.
 CHANNELS = {"neighbours": 3, "replicated": 3, "single": 1}
 
@@ -44,6 +46,8 @@ class PreparedScan:
         result = MetaTensor(prediction, affine=self.image.affine)
         result.applied_operations = deepcopy(self.image.applied_operations)
         for record in result.applied_operations:
+            # The steps may have come from another process, where they were other objects.
+            record[TraceKeys.ID] = TraceKeys.NONE
             if record[TraceKeys.CLASS_NAME] == "Resize":
                 # Cells were averaged on the way in; undoing that by repetition would give steps at every edge.
                 record[TraceKeys.EXTRA_INFO]["mode"] = "trilinear"
@@ -58,8 +62,8 @@ class Preprocessing:
 
     Attributes:
         size: in-plane matrix; the longer side of the field of view is resized to it, the shorter one padded.
-        window: HU that become 0 and 1, what lies outside is clipped; None, for MRI, which has no fixed unit, takes the
-            0.5th and the 99.5th percentile of each scan.
+        window: HU that become 0 and 1, what lies outside is clipped; None or ``percentiles``, for MRI, which has no
+            fixed unit, takes the 0.5th and the 99.5th percentile of each scan.
         channels: ``neighbours`` stacks the slice below, the slice and the slice above; ``replicated`` repeats the slice
             three times, as MTMS-KD publishes; ``single`` is the slice alone, for networks that take one channel.
 
@@ -74,7 +78,11 @@ class Preprocessing:
     def __post_init__(self) -> None:
         if self.size < 16:
             raise UserError(f"size {self.size} is too small for a slice: give 16 or more pixels.")
+        if isinstance(self.window, str) and self.window in (PERCENTILES, "null", "None"):
+            object.__setattr__(self, "window", None)
         if self.window is not None:
+            if isinstance(self.window, str):
+                raise UserError(f"window {self.window!r} is not known: give two values in HU, or {PERCENTILES}.")
             if len(self.window) != 2 or not self.window[0] < self.window[1]:
                 raise UserError(f"window {list(self.window)} is not a range of HU: give the lower value first.")
             object.__setattr__(self, "window", (float(self.window[0]), float(self.window[1])))

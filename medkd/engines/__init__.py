@@ -11,9 +11,9 @@ from medkd.engines.saved_model import (
     SavedModel,
     load_model,
     load_teacher,
-    model_split_file,
     run_split_file,
     saved_network,
+    trained_or_shipped,
 )
 from medkd.engines.schedule import learning_rate_schedule
 from medkd.engines.setup import prepare_network
@@ -34,9 +34,9 @@ __all__ = [
     "load_model",
     "load_teacher",
     "mixed_precision_pays",
-    "model_split_file",
     "prepare_network",
     "run_split_file",
     "saved_network",
     "tap_channels",
+    "trained_or_shipped",
 ]

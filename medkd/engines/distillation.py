@@ -61,7 +61,7 @@ class DistillationTrainer(SupervisedTrainer):
         self.teacher_cache = teacher_cache
         self.segmentation_weight = segmentation_weight
         self.student_taps = FeatureTaps(plain_network(self.network))
-        self.term_names: set[str] = set()
+        self.terms: dict[str, str] = {}
         self._grids: dict[str | None, list[Callable[[], Grid]]] = {}
         # Registered before the handlers, so that the teacher has run and the loss is weighed when they come.
         self.add_event_handler(IterationEvents.FORWARD_COMPLETED, self._run_teacher)

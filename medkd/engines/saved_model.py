@@ -54,8 +54,11 @@ class SavedModel:
 
     def write_description(self, folder: str | Path) -> None:
         """Write ``model.json``."""
-        content = asdict(self) | {"preprocessing": self.preprocessing.to_dict()}
-        write_json(Path(folder) / DESCRIPTION_FILE, content)
+        write_json(Path(folder) / DESCRIPTION_FILE, self.to_dict())
+
+    def to_dict(self) -> dict[str, Any]:
+        """The content of ``model.json``."""
+        return asdict(self) | {"preprocessing": self.preprocessing.to_dict()}
 
     @classmethod
     def read(cls, folder: str | Path) -> SavedModel:
@@ -140,8 +143,8 @@ def run_split_file(folder: str | Path) -> Path:
     file = model_folder(folder) / SPLIT_FILE
     if not file.is_file():
         raise UserError(
-            f"{file} is missing, so nobody knows what the model has seen: put it there, or say with --split_file which "
-            "cases may be used (null draws; to MONAI write '$None')."
+            f"{file} is missing, so nobody knows what the model has seen: put it there, give --split_file, or take all "
+            "cases if it has seen none of them (medkd evaluate --split all; a bundle's evaluate.yaml --part all)."
         )
     return file
 
@@ -150,6 +153,12 @@ def model_split_file(folder: str | Path) -> Path | None:
     """The ``splits.json`` beside a model; None where there is none, as with a model that others trained."""
     file = model_folder(folder) / SPLIT_FILE
     return file if file.is_file() else None
+
+
+def trained_or_shipped(output_dir: str | Path, bundle_root: str | Path) -> str:
+    """Where the model of a bundle lies: in ``output_dir`` if one was trained there, else in the bundle's ``models``."""
+    is_trained = (Path(output_dir) / DESCRIPTION_FILE).is_file()
+    return str(output_dir) if is_trained else str(Path(bundle_root) / "models")
 
 
 def load_teacher(folder: str | Path, labels: Mapping[int, str]) -> nn.Module:

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from medkd.distributed import process_count, synchronize_batch_norm
-from medkd.engines.saved_model import load_weights
+from medkd.engines.saved_model import load_weights, model_folder
 from medkd.networks.layout import channels_last
 from medkd.run_folder import WEIGHTS_FILE
 
@@ -27,7 +27,7 @@ def prepare_network(
         initial_run: run folder whose ``model.pt`` gives the first weights, for example a pre-training.
     """
     if initial_run is not None:
-        load_weights(network, Path(initial_run) / WEIGHTS_FILE)
+        load_weights(network, model_folder(initial_run) / WEIGHTS_FILE)
     network = channels_last(network.to(device))
     if process_count() > 1:
         network = synchronize_batch_norm(network)

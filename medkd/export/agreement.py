@@ -27,16 +27,19 @@ class Agreement:
     """What two networks have in common.
 
     Attributes:
-        dice: of their masks, by label name, over all slices together; 1 for a label that neither shows.
+        dice: of their masks, by label name, over all slices together.
         logit_difference: the largest, over all pixels and channels.
         slices: how many were compared.
         volumes: how many they came from.
+        unseen: labels that prove nothing and have no Dice: neither network shows them, or the trained one shows nothing
+            else.
     """
 
     dice: dict[str, float]
     logit_difference: float
     slices: int
     volumes: int
+    unseen: tuple[str, ...] = ()
 
     @property
     def lowest_dice(self) -> float:
@@ -45,7 +48,9 @@ class Agreement:
 
     def __str__(self) -> str:
         """All figures in one line."""
-        dice = ", ".join(f"{name} {value:.4f}" for name, value in self.dice.items())
+        dice = ", ".join(
+            [f"{name} {value:.4f}" for name, value in self.dice.items()] + [f"{name} not seen" for name in self.unseen]
+        )
         return (
             f"Dice of the masks {dice}, largest difference of the logits {self.logit_difference:.2g}, "
             f"{self.slices} slices of {self.volumes} volumes"
@@ -62,11 +67,11 @@ def compare(reference: Predictor, exported: Predictor, model: SavedModel, cases:
         cases: their labels are not needed.
 
     Raises:
-        UserError: an image cannot be used, or neither network finds anything on any slice.
+        UserError: an image cannot be used, or no label is seen.
     """
     counts = {name: OverlapCounts() for value, name in model.labels.items() if value}
     difference = torch.zeros(())
-    slices = 0
+    slices = voxels = 0
     cases = cases[:MOST_VOLUMES]
     for case in cases:
         for batch in _slices(case, model).split(SLICES_AT_A_TIME):
@@ -79,12 +84,19 @@ def compare(reference: Predictor, exported: Predictor, model: SavedModel, cases:
                 if value:
                     counts[name] += OverlapCounts.of(other == value, mask == value)
             slices += len(batch)
-    if not any(count != OverlapCounts() for count in counts.values()):
+            voxels += mask.size
+    dice = {
+        name: count.dice
+        for name, count in counts.items()
+        if count != OverlapCounts() and count.true_positive + count.false_negative < voxels
+    }
+    if not dice:
         raise UserError(
-            f"the network finds none of {', '.join(counts)} on {slices} slices, which proves nothing about the export: "
-            "give --data with scans that show it, or train the network longer."
+            f"the network finds none of {', '.join(counts)} on {slices} slices, or nothing else, which proves nothing "
+            "about the export: give --data with scans that show it, or train the network longer."
         )
-    return Agreement({name: count.dice for name, count in counts.items()}, float(difference), slices, len(cases))
+    unseen = tuple(name for name in counts if name not in dice)
+    return Agreement(dice, float(difference), slices, len(cases), unseen)
 
 
 def _slices(case: Case, model: SavedModel) -> torch.Tensor:

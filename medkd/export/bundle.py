@@ -28,7 +28,7 @@ from medkd.export.description import (
     random_slices,
 )
 from medkd.export.readme import DATA_LICENSE, readme
-from medkd.export.recipe import recipe_config
+from medkd.export.recipe import exported_recipes, recipe_config
 from medkd.export.torchscript import script
 from medkd.files import write_json
 from medkd.networks import count_parameters
@@ -69,7 +69,8 @@ def write_readme(
     """Write the bundle's ``docs/README.md``, which states how far the bundle agrees with the trained network."""
     size = model.preprocessing.size
     is_scriptable = script(network, random_slices(model.preprocessing.in_channels, size, size)) is not None
-    text = readme(model, count_parameters(network), recipe, agreement, is_scriptable)
+    configs = [file.name for file in exported_recipes(path)]
+    text = readme(model, count_parameters(network), recipe, configs, agreement, is_scriptable)
     (path / "docs" / "README.md").write_text(text, encoding="utf-8")
 
 

@@ -2,19 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
-from typing import Any
-
 import torch
 from torch import nn
 
 from medkd.data.transforms import Preprocessing
 from medkd.engines.saved_model import SavedModel
-
-
-def description(model: SavedModel) -> dict[str, Any]:
-    """The content of ``model.json``."""
-    return asdict(model) | {"preprocessing": model.preprocessing.to_dict()}
 
 
 def network_name(model: SavedModel) -> str:

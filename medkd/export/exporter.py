@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from medkd.errors import UserError
 from medkd.export.agreement import THRESHOLD, Agreement, Predictor, compare
 from medkd.export.bundle import load_bundle, write_bundle, write_readme
 from medkd.export.onnx import load_onnx, write_onnx
-from medkd.export.recipe import read_recipe
+from medkd.export.recipe import exported_recipes, read_recipe
 from medkd.export.staging import check_free, staged
 from medkd.export.torchscript import load_torchscript, write_torchscript
 from medkd.networks import count_parameters
@@ -62,6 +63,8 @@ def export_model(run: str | Path, format: str, out: str | Path, data: str | Path
                 f"must be {THRESHOLD} or more): choose another format."
             )
         if format == "bundle":
+            for file in exported_recipes(run) if recipe is None else []:
+                shutil.copyfile(file, path / "configs" / file.name)
             write_readme(network, model, path, recipe, agreement)
     return agreement
 

@@ -15,7 +15,7 @@ from medkd.data.transforms import Preprocessing
 from medkd.engines.saved_model import SavedModel
 from medkd.errors import UserError
 from medkd.export.agreement import Predictor
-from medkd.export.description import description, is_free_in_size, logits_of, other_sizes, random_slices
+from medkd.export.description import is_free_in_size, logits_of, other_sizes, random_slices
 
 METADATA_KEY = "medkd"
 OPSET = 17
@@ -39,7 +39,7 @@ def write_onnx(network: nn.Module, model: SavedModel, path: Path) -> None:
     """
     onnx, _ = _packages()
     proto = onnx.load_from_string(_graph(network, model.preprocessing, path))
-    onnx.helper.set_model_props(proto, {METADATA_KEY: json.dumps(description(model))})
+    onnx.helper.set_model_props(proto, {METADATA_KEY: json.dumps(model.to_dict())})
     path.write_bytes(proto.SerializeToString())
 
 

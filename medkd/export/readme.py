@@ -19,10 +19,12 @@ CHANNEL_NAMES = {
 DATA_LICENSE = """\
 The model of this bundle was trained on data of whoever exported it. The bundle holds none of that data.
 
-Its origin and its licence are not known here. Fill them in before you pass the bundle on:
+Its origin and its license are not known here. Fill them in before you pass the bundle on:
 
 Data set:
-Licence:
+License:
+
+LICENSE is the license of the config files; that of the weights is for whoever exported them to choose.
 """
 
 _README = """\
@@ -40,6 +42,8 @@ Exported by medkd from a trained model. It is research software and no medical d
 
 `models/model.json` describes the model, `models/model.pt` holds its weights. medkd must be installed.
 
+`LICENSE` is the license of the config files; that of the weights is for whoever exported them to choose.
+
 ## Commands
 
 In the folder of the bundle. Masks of new scans, to `eval`:
@@ -47,6 +51,8 @@ In the folder of the bundle. Masks of new scans, to `eval`:
 ```sh
 python -m monai.bundle run --config_file configs/inference.yaml --dataset_dir SCANS
 ```
+
+A scan that cannot be read stops this command; `medkd infer` goes on with the others.
 
 Dice on labelled scans in a Decathlon folder. The bundle does not know what the model was trained on, so `all` is for
 scans that it has never seen:
@@ -70,7 +76,12 @@ medkd takes the folder for a run: `medkd infer BUNDLE scan.nii.gz --out masks`,
 
 
 def readme(
-    model: SavedModel, parameters: int, recipe: dict[str, Any] | None, agreement: Agreement, is_scriptable: bool
+    model: SavedModel,
+    parameters: int,
+    recipe: dict[str, Any] | None,
+    configs: list[str],
+    agreement: Agreement,
+    is_scriptable: bool,
 ) -> str:
     """The bundle's ``README.md``.
 
@@ -78,6 +89,7 @@ def readme(
         model: what the network is.
         parameters: of the network.
         recipe: it was trained by; None if that is not known.
+        configs: names of the bundle's files that it was trained by.
         agreement: of the bundle with the trained network.
         is_scriptable: whether MONAI can script the network; it must trace it otherwise.
     """
@@ -97,14 +109,14 @@ def readme(
         channels=CHANNEL_NAMES[preprocessing.channels],
         labels=", ".join(f"{value} {name}" for value, name in sorted(model.labels.items())),
         trace="" if is_scriptable else trace,
-        training=_training(recipe),
+        training=_training(recipe, configs),
         agreement=agreement,
     )
 
 
-def _training(recipe: dict[str, Any] | None) -> str:
+def _training(recipe: dict[str, Any] | None, configs: list[str]) -> str:
     if recipe is None:
-        return "not known here."
+        return f"by {' and '.join(f'`configs/{name}`' for name in configs)}." if configs else "not known here."
     method = method_name(recipe)
     by = f", distilled by the method {method}" if method else ""
     config = recipe["config"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,13 @@ from medkd.errors import UserError
 from medkd.methods import method_file, method_names
 from medkd.run_folder import RECIPE_FILE
 
-# Overrides that name places on the machine that trained.
+# Overrides that name the machine that trained, or places on it.
 PLACES = {
-    "bundle_root", "cache_dir", "ckpt_dir", "dataset_dir", "images", "initial_run", "labels", "output_dir",
+    "bundle_root", "cache_dir", "ckpt_dir", "dataset_dir", "device", "images", "initial_run", "labels", "output_dir",
     "split_file", "teacher_run",
 }  # fmt: skip
+# In an expression; what is added to another string, such as @output_dir + '/masks', is no absolute path.
+QUOTED_PATH = re.compile(r"""(?<![+\s])\s*['"]/[^'"]""")
 
 
 def read_recipe(run: Path) -> dict[str, Any] | None:
@@ -36,6 +39,16 @@ def read_recipe(run: Path) -> dict[str, Any] | None:
         return {key: recipe[key] for key in ("bundle", "config", "overrides")} | {"method": recipe.get("method")}
     except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
         raise UserError(f"{file} cannot be read ({error!r}): delete it to export without a recipe.") from error
+
+
+def exported_recipes(bundle: Path) -> list[Path]:
+    """The configs that an exported bundle was trained by; none for a run, and for a bundle that medkd ships."""
+    configs = bundle / "configs"
+    inference = configs / "inference.yaml"
+    if not inference.is_file() or "locate_bundle('exported_" not in inference.read_text(encoding="utf-8"):
+        return []
+    files = [configs / f"{name}.yaml" for name in ("pretrain", "train", "distill")]
+    return [file for file in files if file.is_file()]
 
 
 def recipe_config(recipe: dict[str, Any]) -> dict[str, Any]:
@@ -64,4 +77,12 @@ def _method(method: str | None) -> dict[str, Any]:
 
 
 def _is_place(name: str, value: Any) -> bool:
-    return name in PLACES or (isinstance(value, str) and Path(value).is_absolute())
+    return name in PLACES or _holds_path(value)
+
+
+def _holds_path(value: Any) -> bool:
+    if isinstance(value, dict):
+        return _holds_path([*value, *value.values()])
+    if isinstance(value, list):
+        return any(_holds_path(part) for part in value)
+    return isinstance(value, str) and (Path(value).is_absolute() or QUOTED_PATH.search(value) is not None)

@@ -30,30 +30,42 @@ def check_free(path: Path, folder: bool = False) -> None:
 
 @contextmanager
 def staged(path: Path) -> Iterator[Path]:
-    """Yield a path of the same name in a temporary folder beside ``path``; move it there when the block succeeds.
+    """Yield a path in a temporary folder beside ``path``, or in it; move it there when the block succeeds.
 
     Args:
-        path: of a file or a folder; the folder it lies in is made if it is missing, and removed if the block fails.
+        path: of a file or a folder; the folder it lies in is made if it is missing, and removed if the block fails. A
+            folder that is there, or that a link leads to, is filled.
 
     Raises:
         UserError: the place cannot be written to, or the disk is full.
     """
-    missing = [folder for folder in path.parents if not folder.exists()]
+    target = path.resolve()
+    missing = [folder for folder in target.parents if not folder.exists()]
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        holder = Path(tempfile.mkdtemp(prefix=".writing-", dir=path.parent))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        fill = target.is_dir()
+        holder = Path(tempfile.mkdtemp(prefix=".writing-", dir=target if fill else target.parent))
     except OSError as error:
         raise unwritable(path, error) from error
     try:
-        yield holder / path.name
-        if path.is_dir():
-            path.rmdir()
-        (holder / path.name).rename(path)
+        written = holder / target.name
+        yield written
+        if fill:
+            # A shell may stand in the folder, so it is not replaced.
+            for part in list(written.iterdir()):
+                part.rename(target / part.name)
+        else:
+            written.rename(target)
     except OSError as error:
         raise unwritable(path, error) from error
+    except UserError as error:
+        # Whoever writes a part knows the temporary path alone.
+        if isinstance(error.__cause__, OSError) and str(holder) in str(error):
+            raise unwritable(path, error.__cause__) from error
+        raise
     finally:
         shutil.rmtree(holder, ignore_errors=True)
-        if not path.exists():
+        if not target.exists():
             for folder in missing:
                 with suppress(OSError):
                     folder.rmdir()

@@ -12,7 +12,7 @@ from torch import nn
 
 from medkd.engines.saved_model import SavedModel
 from medkd.export.agreement import Predictor
-from medkd.export.description import description, network_name, random_slices
+from medkd.export.description import network_name, random_slices
 
 
 def write_torchscript(network: nn.Module, model: SavedModel, path: Path) -> None:
@@ -36,7 +36,7 @@ def write_torchscript(network: nn.Module, model: SavedModel, path: Path) -> None
         if module is None:
             module, shape = torch.jit.trace(network, sample), [size, size]
     stream = io.BytesIO()
-    meta = {"name": network_name(model), "spatial_shape": shape, **description(model)}
+    meta = {"name": network_name(model), "spatial_shape": shape, **model.to_dict()}
     save_net_with_metadata(module, stream, meta_values=meta)
     path.write_bytes(stream.getvalue())
 

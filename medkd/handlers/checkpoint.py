@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +15,13 @@ from medkd.data.decathlon import Split
 from medkd.distributed import gather_batch, is_main_process, process_count
 from medkd.engines.saved_model import SavedModel, load_tensors, save_tensors
 from medkd.errors import UserError
-from medkd.run_folder import CHECKPOINT_FILE, SPLIT_FILE, WEIGHTS_FILE
+from medkd.run_folder import CHECKPOINT_FILE, DESCRIPTION_FILE, SPLIT_FILE, WEIGHTS_FILE
+
+NO_BEST: dict[str, float] = {"epoch": 0, "value": -1.0}
 
 
 class RunCheckpointHandler:
-    """Writes ``model.json`` and the best ``model.pt``, and after every epoch ``checkpoint.pt``; resumes from it.
+    """Writes the best ``model.pt`` with its ``model.json``, and after every epoch ``checkpoint.pt``; resumes from it.
 
     MONAI's ``CheckpointSaver`` keeps the best metric only in the file of the best model, so a resumed run could
     overwrite a better model with a worse one; here it is part of the last checkpoint, with the curves.
@@ -53,7 +57,7 @@ class RunCheckpointHandler:
         self.state = dict(state)
         self.validator = validator
         self.metric = metric
-        self.best: dict[str, float] = {"epoch": 0, "value": -1.0}
+        self.best = dict(NO_BEST)
         self._fresh_value: float | None = None
 
     def attach(self, engine: Engine) -> None:
@@ -71,9 +75,6 @@ class RunCheckpointHandler:
         path = self.folder / CHECKPOINT_FILE
         if path.is_file():
             self._resume(engine, path)
-        elif is_main_process():
-            self.model.write_description(self.model_folder)
-            self.split.write(self.model_folder / SPLIT_FILE)
         if process_count() > 1:
             epochs = gather_batch(torch.tensor([engine.state.epoch], device=engine.state.device))
             if len(set(epochs.tolist())) > 1:
@@ -82,13 +83,31 @@ class RunCheckpointHandler:
     def _resume(self, engine: Any, path: Path) -> None:
         content = load_tensors(path)
         try:
+            if content["recipe"] != self._recipe(engine):
+                raise ValueError("another recipe")
             for name, holder in self.state.items():
                 holder.load_state_dict(content[name])
             self.best = content["best"]
             engine.state.epoch = content["trainer"]["epoch"]
             engine.state.iteration = content["trainer"]["iteration"]
+            engine.logger.info(f"{path}: {engine.state.epoch} of {engine.state.max_epochs} epochs are done.")
+            if not (self.model_folder / WEIGHTS_FILE).is_file():
+                self.best = dict(NO_BEST)
         except (KeyError, ValueError, RuntimeError) as error:
-            raise UserError(f"{path} is of another recipe: choose another --out, or delete the folder.") from error
+            raise UserError(
+                f"{path} is of another recipe: choose another folder for this run, or delete that one."
+            ) from error
+
+    def _recipe(self, engine: Any) -> str:
+        """What cannot change while a training goes on: the model, its cases, the optimiser, what a teacher adds."""
+        optimizer = self.state.get("optimizer")
+        content = {
+            "model": self.model.to_dict(),
+            "split": asdict(self.split),
+            "optimizer": optimizer and {"name": type(optimizer).__name__, **optimizer.defaults},
+            "terms": getattr(engine, "terms", {}),
+        }
+        return json.dumps(content, sort_keys=True, default=str)
 
     def _note_value(self, validator: Engine) -> None:
         self._fresh_value = float(validator.state.metrics[self.metric])
@@ -102,7 +121,8 @@ class RunCheckpointHandler:
             return
         content = {name: holder.state_dict() for name, holder in self.state.items()}
         progress = {"epoch": engine.state.epoch, "iteration": engine.state.iteration}
-        save_tensors(self.folder / CHECKPOINT_FILE, {**content, "trainer": progress, "best": self.best})
+        content |= {"trainer": progress, "best": self.best, "recipe": self._recipe(engine)}
+        save_tensors(self.folder / CHECKPOINT_FILE, content)
 
     def _complete(self, engine: Engine) -> None:
         # Without any validation the last state is the model.
@@ -110,5 +130,11 @@ class RunCheckpointHandler:
             self._save_model()
 
     def _save_model(self) -> None:
-        if is_main_process():
-            save_tensors(self.model_folder / WEIGHTS_FILE, self.state["network"].state_dict())
+        if not is_main_process():
+            return
+        description = self.model_folder / DESCRIPTION_FILE
+        if description.is_file() and SavedModel.read(self.model_folder) != self.model:
+            description.unlink()  # of the weights that are replaced here: no moment may pair the two
+        save_tensors(self.model_folder / WEIGHTS_FILE, self.state["network"].state_dict())
+        self.model.write_description(self.model_folder)
+        self.split.write(self.model_folder / SPLIT_FILE)

@@ -72,9 +72,10 @@ class DistillationHandler:
         """Hang the term on a trainer and ask it for the taps."""
         if self.weight == 0:
             return
-        if self.name in engine.term_names:
+        if self.name in engine.terms:
             raise UserError(f"two terms are called {self.name!r}: give each a name of its own.")
-        engine.term_names.add(self.name)
+        places = f"{self.student_tap} and {self.teacher_tap}" if self.student_tap else "the logits"
+        engine.terms[self.name] = f"{self.weight} {type(self.loss).__name__} of {places}"
         if self.student_tap is not None:
             engine.student_taps.add(self.student_tap)
         engine.ask_teacher(self.teacher_tap, lambda: self._teacher_grid(engine))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from medkd.inference.evaluation import evaluate, format_evaluation
-from medkd.inference.files import mask_path, scan_files, segment_files
+from medkd.inference.files import mask_path, scan_files, scan_items, segment_files
 from medkd.inference.segmenter import Segmentation, Segmenter, save_mask
 from medkd.inference.transforms import LabelScanGridd, PrepareScand, SaveMaskd
 
@@ -18,5 +18,6 @@ __all__ = [
     "mask_path",
     "save_mask",
     "scan_files",
+    "scan_items",
     "segment_files",
 ]

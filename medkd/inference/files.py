@@ -26,12 +26,7 @@ def segment_files(segmenter: Segmenter, scans: Sequence[Path], out: Path) -> lis
     Raises:
         UserError: two scans would write the same file.
     """
-    targets: dict[Path, Path] = {}
-    for scan in scans:
-        target = mask_path(scan, out)
-        if target in targets:
-            raise UserError(f"{scan} and {targets[target]} would both write {target}: segment them to two folders.")
-        targets[target] = scan
+    targets = _targets(scans, out)
     failures = []
     rows = []
     for target, scan in tqdm(targets.items(), desc="segmenting", unit="scan", leave=False, disable=len(scans) == 1):
@@ -61,6 +56,29 @@ def scan_files(folder: str | Path) -> list[str]:
     if not scans:
         raise UserError(f"{inside} holds no NIfTI scan: give a folder of scans, or a task folder with imagesTs.")
     return scans
+
+
+def scan_items(scans: Sequence[str | Path]) -> list[dict[str, str]]:
+    """Scans as the items of a MONAI data set.
+
+    Raises:
+        UserError: there is none, or two have the same name, so that the mask of one would replace that of the other.
+    """
+    if isinstance(scans, str) or not scans:
+        raise UserError(f"images is {scans!r}: give a list of files, such as '$sorted(glob.glob(\"scans/*.nii.gz\"))'.")
+    _targets([Path(scan) for scan in scans], Path("one folder"))
+    return [{"image": str(scan)} for scan in scans]
+
+
+def _targets(scans: Sequence[Path], out: Path) -> dict[Path, Path]:
+    """Where the mask of each scan goes."""
+    targets: dict[Path, Path] = {}
+    for scan in scans:
+        target = mask_path(scan, out)
+        if target in targets:
+            raise UserError(f"{scan} and {targets[target]} would both write {target}: segment them to two folders.")
+        targets[target] = scan
+    return targets
 
 
 def mask_path(scan: Path, out: Path) -> Path:

@@ -20,6 +20,7 @@ from medkd.bundle import STUDENT, TEACHER, bundle_folder, locate_bundle
 from medkd.data import read_image
 from medkd.data.phantom import make_phantom
 from medkd.engines import load_model
+from medkd.errors import UserError
 from medkd.networks import count_parameters
 
 FILES = [
@@ -107,45 +108,64 @@ def test_the_license_is_the_projects(bundle):
 
 
 def test_the_sample_is_a_phantom(bundle):
-    hu, _, affine = make_phantom(SAMPLE_SEED, shape=(96, 96, 24))
+    hu, _, affine = make_phantom(1, shape=(96, 96, 24))
     sample = read_image(bundle / "sample" / "imagesTs" / "phantom.nii.gz")
     assert np.array_equal(sample.array, hu.astype(np.float32))
     assert np.allclose(sample.affine, affine)
 
 
-SAMPLE_SEED = 1
-
-
 def test_the_readme_gives_the_figures_that_are_stored(bundle):
-    """Every Dice of the page's performance section is in the evaluation that lies in docs/results."""
-    stored = json.loads((Path(medkd.__file__).parent.parent / "docs" / "results" / "shipped.json").read_text())
-    figures = {
-        f"{value:.3f}" for arm in stored["arms"].values() for value in (arm["mean_dice"], arm["standard_deviation"])
-    }
+    """Every figure of the page's performance section is one of docs/results/shipped.json."""
+    stored = json.loads((Path(medkd.__file__).parent.parent / "docs" / "results" / "shipped.json").read_text())["arms"]
+    figures = [stored["pa"]["mean_dice"] - stored["control"]["mean_dice"]]
+    for arm in stored.values():
+        figures += [arm["mean_dice"], arm["standard_deviation"], arm["best_val_dice"]]
+        figures += [case["labels"]["spleen"]["dice"] for case in arm["cases"]]
     section = (bundle / "docs" / "README.md").read_text().split("## Performance")[1].split("\n## ")[0]
     quoted = set(re.findall(r"\b0\.\d{3}\b", section))
-    assert quoted and quoted <= figures
+    assert len(quoted) >= 5 and quoted <= {f"{figure:.3f}" for figure in figures}
 
 
 @pytest.mark.parametrize(
     ("words", "root"),
     [
-        (["monai", "run", "--config_file", "/a/bundle/configs/train.yaml"], "/a/bundle"),
-        (["monai", "run", "--config_file=/a/bundle/configs/train.yaml"], "/a/bundle"),
-        (["monai", "run", "--config_file", "['b/configs/train.yaml', 'b/configs/evaluate.yaml']"], "b"),
-        (["monai", "run", "--config_file", "b/configs/train.yaml,b/configs/evaluate.yaml"], "b"),
-        (["monai", "run", "--config_file", "configs/train.yaml"], "."),
-        (["monai", "run", "--config_file", "/a/loose.yaml"], None),
+        (["run", "--config_file", "{b}/configs/train.yaml"], "b (it's mine)"),
+        (["run", "--config_file={b}/configs/train.yaml"], "b (it's mine)"),
+        (["run", "--config-file", "{b}/configs/train.yaml"], "b (it's mine)"),
+        (["run", "--config_file", '["{b}/configs/train.yaml", "{b}/configs/evaluate.yaml"]'], "b (it's mine)"),
+        (["run", "--config_file", "{b}/configs/train.yaml,{b}/configs/evaluate.yaml"], "b (it's mine)"),
+        (["run", "--args_file", "args.json"], "b (it's mine)"),
         (["pytest"], None),
     ],
 )
 def test_a_bundle_is_found_by_the_config_of_the_command(words, root, monkeypatch, tmp_path):
+    configs = tmp_path / "b (it's mine)" / "configs"
+    configs.mkdir(parents=True)
+    for name in ("train.yaml", "evaluate.yaml", "metadata.json"):
+        (configs / name).touch()
+    (tmp_path / "args.json").write_text(json.dumps({"config_file": str(configs / "train.yaml")}))
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("sys.argv", words)
-    assert locate_bundle(TEACHER) == (str(bundle_folder(TEACHER)) if root is None else root)
+    monkeypatch.setattr("sys.argv", [word.format(b="b (it's mine)") for word in words])
+    expected = bundle_folder(TEACHER) if root is None else tmp_path / root
+    assert Path(locate_bundle(TEACHER)) == expected.resolve()
 
 
-def test_from_python_a_bundle_is_the_working_folder(monkeypatch, bundle):
+def test_in_the_folder_of_the_configs_too(bundle, monkeypatch):
+    monkeypatch.chdir(bundle / "configs")
+    monkeypatch.setattr("sys.argv", ["run", "--config_file", "train.yaml"])
+    assert Path(locate_bundle(TEACHER)) == bundle.resolve()
+
+
+def test_a_config_outside_of_any_bundle_is_told(tmp_path, monkeypatch):
+    (tmp_path / "loose.yaml").touch()
+    monkeypatch.setattr("sys.argv", ["run", "--config_file", str(tmp_path / "loose.yaml")])
+    with pytest.raises(UserError, match=r"loose.yaml lies in no bundle: give bundle_root"):
+        locate_bundle(TEACHER)
+
+
+def test_from_python_the_working_folder_counts_if_it_is_that_bundle(monkeypatch, bundle):
     monkeypatch.setattr("sys.argv", ["python"])
     monkeypatch.chdir(bundle)
-    assert locate_bundle(TEACHER) == "."
+    assert locate_bundle(bundle.name) == "."
+    other = TEACHER if bundle.name == STUDENT else STUDENT
+    assert locate_bundle(other) == str(bundle_folder(other))

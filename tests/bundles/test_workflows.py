@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from medkd.bundle import STUDENT, TEACHER, bundle_folder
 from medkd.data import DecathlonTask
+from medkd.engines import SavedModel
 from medkd.inference import Segmenter, evaluate
 
 
@@ -82,6 +84,8 @@ def test_evaluating_gives_the_dice_of_medkd_evaluate(configs, bundle, trained, p
     models = trained / "models"
     overrides = {"output_dir": str(tmp_path), "ckpt_dir": str(models), "dataset_dir": str(phantoms)}
     if len(configs) == 1:  # Without train.yaml there is no trainer among the properties.
+        # Also from another process, which a worker is.
+        overrides["validate#dataloader#num_workers"] = 1
         workflow = ConfigWorkflow(str(bundle / "configs" / "evaluate.yaml"), workflow_type=None, **overrides)
         workflow.initialize()
         workflow.run()
@@ -95,9 +99,47 @@ def test_evaluating_gives_the_dice_of_medkd_evaluate(configs, bundle, trained, p
     assert measured == pytest.approx(ours, abs=1e-5)
 
 
-def test_inference_writes_the_masks_of_medkd_infer(bundle, trained, phantoms, tmp_path):
+def test_a_mask_without_an_organ_counts_against_a_model_in_both_evaluations(trained, bundle, phantoms, tmp_path):
+    task = Path(shutil.copytree(phantoms, tmp_path / "task"))
+    label = task / "labelsTr" / "spleen_1.nii.gz"
+    image = nibabel.load(label)
+    nibabel.save(nibabel.Nifti1Image(np.zeros(image.shape, np.uint8), image.affine), label)
+    overrides = {"output_dir": str(tmp_path), "ckpt_dir": str(trained / "models"), "dataset_dir": str(task)}
+    run(bundle, "train", "evaluate", **overrides, part="all")
+    with (tmp_path / "val_dice_raw.csv").open() as stream:
+        measured = [float(row["mean"]) for row in csv.DictReader(stream)]
+    opened = DecathlonTask.load(task)
+    report = evaluate(Segmenter.load(trained / "models"), opened.cases, opened.labels)
+    ours = [case["labels"]["spleen"]["dice"] for case in report["cases"]]
+    assert measured == pytest.approx(ours, abs=1e-5) and ours[0] in (0.0, 1.0)
+
+
+def test_nobody_evaluates_on_unknown_cases_without_saying_so(bundle, phantoms, tmp_path):
+    overrides = {"output_dir": str(tmp_path), "dataset_dir": str(phantoms)}
+    with pytest.raises(RuntimeError) as raised:
+        run(bundle, "train", "evaluate", **overrides)
+    assert "part all" in str(raised.getrepr(chain=True))
+
+
+def test_another_recipe_does_not_go_on_in_the_same_folder(trained, phantoms, small, tmp_path):
+    folder = shutil.copytree(trained, tmp_path / "copy")
+    bundle = bundle_folder(TEACHER if trained.name == TEACHER else STUDENT)
+    overrides = {"output_dir": str(folder / "eval"), "ckpt_dir": str(folder / "models"), "dataset_dir": str(phantoms)}
+    before = (folder / "models" / "model.json").read_text()
+    for change in ({"size": 32}, {"size": 64, "optimizer::lr": 0.5}, {"size": 64, "split_seed": 7}):
+        with pytest.raises(RuntimeError) as raised:
+            run(bundle, "train", **overrides, **{**small, "epochs": 3}, **change)
+        assert "is of another recipe" in str(raised.getrepr(chain=True))
+    assert (folder / "models" / "model.json").read_text() == before
+    run(bundle, "train", **overrides, **{**small, "epochs": 3}, size=64)
+    assert len(json.loads((folder / "eval" / "history.json").read_text())) == 3
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_inference_writes_the_masks_of_medkd_infer(workers, bundle, trained, phantoms, tmp_path):
     models = trained / "models"
-    run(bundle, "inference", kind="infer", ckpt_dir=str(models), dataset_dir=str(phantoms), output_dir=str(tmp_path))
+    overrides = {"ckpt_dir": str(models), "dataset_dir": str(phantoms), "output_dir": str(tmp_path)}
+    run(bundle, "inference", kind="infer", **overrides, **{"dataloader#num_workers": workers})
     segmenter = Segmenter.load(models)
     scans = sorted((phantoms / "imagesTs").iterdir())
     assert len(scans) == 2
@@ -120,19 +162,35 @@ def test_files_named_one_by_one_as_in_the_zoos_own_test(bundle, small, tmp_path)
         for part in ("image", "label"):
             voxels = random.integers(0, 2, (32, 32, 8)).astype(np.int8)
             nibabel.save(nibabel.Nifti1Image(voxels, np.eye(4)), tmp_path / f"{part}_{number}.nii.gz")
+    # In a copy of the bundle with nothing said of folders: what was trained is evaluated and used.
+    bundle = Path(shutil.copytree(bundle, tmp_path / "models" / bundle.name))
     overrides = {
         "dataset_dir": str(tmp_path),
         "images": "$list(sorted(glob.glob(@dataset_dir + '/image_*.nii.gz')))",
         "labels": "$list(sorted(glob.glob(@dataset_dir + '/label_*.nii.gz')))",
-        "output_dir": str(tmp_path / "eval"),
-        "ckpt_dir": str(tmp_path / "models"),
+        "train#dataloader#num_workers": 1,
+        "validate#dataloader#num_workers": 1,
     }
     run(bundle, "train", **overrides, **small, size=32)
     run(bundle, "train", "evaluate", **overrides)
-    assert len((tmp_path / "eval" / "val_dice_raw.csv").read_text().splitlines()) == 1 + 2  # a quarter of ten, rounded
-    overrides = {name: overrides[name] for name in ("dataset_dir", "output_dir", "ckpt_dir")}
-    run(bundle, "inference", kind="infer", **overrides, images="$sorted(glob.glob(@dataset_dir + '/image_*.nii.gz'))")
-    assert len(list((tmp_path / "eval").glob("*_seg.nii.gz"))) == 10
+    assert len((bundle / "eval" / "val_dice_raw.csv").read_text().splitlines()) == 1 + 2  # a quarter of ten, rounded
+    run(bundle, "inference", kind="infer", **{name: overrides[name] for name in ("dataset_dir", "images")})
+    assert len(list((bundle / "eval").glob("*_seg.nii.gz"))) == 10
+    assert SavedModel.read(bundle / "models").preprocessing.size == 128, "the shipped model stays"
+
+
+@pytest.mark.parametrize(
+    ("images", "sentence"),
+    [
+        ("one.nii.gz", "give a list"),
+        ([], "give a list"),
+        (["a/ct.nii", "b/ct.nii"], "would both write"),
+    ],
+)
+def test_scans_that_cannot_all_be_written_are_refused(images, sentence, bundle, tmp_path):
+    with pytest.raises(RuntimeError) as raised:
+        run(bundle, "inference", kind="infer", images=images, output_dir=str(tmp_path))
+    assert sentence in str(raised.getrepr(chain=True))
 
 
 def test_mlflow_is_one_more_config_file(phantoms, small, tmp_path):

@@ -40,7 +40,7 @@ def test_dataset_json_still_says_what_the_labels_of_named_files_mean(tmp_path: P
     assert open_task(tmp_path / "task", images=images, labels=labels).labels == {0: "background", 3: "liver"}
 
 
-@pytest.mark.parametrize("given", ["images", "labels", "fewer labels", "none"])
+@pytest.mark.parametrize("given", ["images", "labels", "fewer labels", "none", "text"])
 def test_images_and_labels_must_pair_up(given: str, tmp_path: Path) -> None:
     images, labels = files(tmp_path / "scans", ["1", "2", "3"])
     arguments: dict[str, Any] = {
@@ -48,8 +48,9 @@ def test_images_and_labels_must_pair_up(given: str, tmp_path: Path) -> None:
         "labels": {"labels": labels},
         "fewer labels": {"images": images, "labels": labels[:2]},
         "none": {"images": [], "labels": []},
+        "text": {"images": images[0], "labels": labels[0]},
     }[given]
-    with pytest.raises(UserError, match="do not pair up"):
+    with pytest.raises(UserError, match="give a list" if given == "text" else "do not pair up"):
         open_task(tmp_path / "scans", **arguments)
 
 

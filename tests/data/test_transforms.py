@@ -148,6 +148,7 @@ def test_channels(channels, index, rows):
     [
         ({"size": 4}, "too small"),
         ({"window": (100, 100)}, "range of HU"),
+        ({"window": "wide"}, "two values in HU, or percentiles"),
         ({"channels": "two"}, "neighbours, replicated, single"),
         ({"sise": 4}, "cannot be read"),
     ],
@@ -166,3 +167,8 @@ def test_key_changes_with_what_is_stored_only():
     assert Preprocessing(size=128).key() != Preprocessing(size=64).key()
     assert Preprocessing(window=(-160, 240)).key() != Preprocessing().key()
     assert Preprocessing(channels="replicated").key() == Preprocessing().key()
+
+
+@pytest.mark.parametrize("word", ["percentiles", "null", None])
+def test_a_window_that_each_scan_gives_itself(word):
+    assert Preprocessing(window=word) == Preprocessing(window=None)

@@ -13,11 +13,11 @@ from medkd.engines import (
     learning_rate_schedule,
     load_model,
     load_teacher,
-    model_split_file,
     run_split_file,
     saved_network,
+    trained_or_shipped,
 )
-from medkd.engines.saved_model import load_tensors, save_tensors
+from medkd.engines.saved_model import load_tensors, model_split_file, save_tensors
 from medkd.errors import UserError
 from medkd.networks import create_network, network_definition
 from medkd.run_folder import WEIGHTS_FILE
@@ -71,6 +71,14 @@ def test_a_bundle_is_read_from_its_models_folder(run, tmp_path_factory):
         run_split_file(bundle)
     (bundle / "models" / "splits.json").write_text("{}")
     assert model_split_file(bundle) == run_split_file(bundle) == bundle / "models" / "splits.json"
+
+
+def test_a_bundle_uses_what_was_trained_in_it_before_what_it_ships(run, tmp_path_factory):
+    folder, _ = run
+    bundle = tmp_path_factory.mktemp("bundle")
+    assert trained_or_shipped(bundle / "eval", bundle) == str(bundle / "models")
+    folder.rename(bundle / "eval")
+    assert trained_or_shipped(bundle / "eval", bundle) == str(bundle / "eval")
 
 
 def test_a_described_network_can_be_built_with_other_arguments(run):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
@@ -43,7 +45,7 @@ def test_dice_is_pooled_over_every_slice_of_three_cases_at_most(cases, volumes, 
     assert (agreement.slices, agreement.volumes) == (6 * volumes, volumes)
 
 
-def test_each_label_has_its_dice_and_one_that_neither_shows_is_right(tiny_task):
+def test_each_label_has_its_dice_and_one_that_neither_shows_is_told(tiny_task):
     def classes(value: float):
         def logits(slices: torch.Tensor) -> torch.Tensor:
             bright = (slices[:, 1:2] > value).float()
@@ -56,8 +58,9 @@ def test_each_label_has_its_dice_and_one_that_neither_shows_is_right(tiny_task):
     slices = slices_of(task, 1)
     ours, theirs = slices > 0.4, slices > 0.7
     dice = 2 * (ours & theirs).sum() / (ours.sum() + theirs.sum())
-    assert agreement.dice == {"block": pytest.approx(dice), "rest": 1.0}
+    assert agreement.dice == {"block": pytest.approx(dice)} and agreement.unseen == ("rest",)
     assert agreement.lowest_dice == pytest.approx(dice)
+    assert str(agreement).startswith(f"Dice of the masks block {dice:.4f}, rest not seen, largest")
 
 
 def test_a_mask_where_there_should_be_none_is_no_agreement(tiny_task):
@@ -65,9 +68,21 @@ def test_a_mask_where_there_should_be_none_is_no_agreement(tiny_task):
     assert agreement.dice == {"block": 0.0}
 
 
-def test_nothing_on_any_slice_proves_nothing(tiny_task):
-    with pytest.raises(UserError, match=r"finds none of block on 6 slices.*--data"):
-        compare(brighter_than(2.0), brighter_than(2.0), model(BINARY), DecathlonTask.load(tiny_task).cases[:1])
+# Slices are from 0 to 1.
+@pytest.mark.parametrize(("reference", "exported"), [(2.0, 2.0), (-1.0, -1.0), (-1.0, 0.5)])
+def test_nothing_or_nothing_else_on_any_slice_proves_nothing(reference, exported, tiny_task):
+    cases = DecathlonTask.load(tiny_task).cases[:1]
+    with pytest.raises(UserError, match=r"finds none of block on 6 slices, or nothing else.*--data"):
+        compare(brighter_than(reference), brighter_than(exported), model(BINARY), cases)
+
+
+def test_a_label_that_is_everywhere_on_some_slices_alone_is_seen(tiny_task):
+    def full_at_first() -> Callable[[torch.Tensor], torch.Tensor]:
+        calls = iter([1.0, -1.0])
+        return lambda slices: torch.full_like(slices[:, 1:2], next(calls))
+
+    cases = DecathlonTask.load(tiny_task).cases[:2]
+    assert compare(full_at_first(), full_at_first(), model(BINARY), cases).dice == {"block": 1.0}
 
 
 def test_a_logit_that_is_no_number_is_not_lost(tiny_task):

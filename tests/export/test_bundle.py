@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +15,7 @@ import torch
 import yaml
 from monai.bundle import ConfigWorkflow, ckpt_export, verify_net_in_out
 
-from medkd.bundle import STUDENT
+from medkd.bundle import STUDENT, bundle_folder
 from medkd.data import Preprocessing
 from medkd.engines import SavedModel, load_model
 from medkd.engines.saved_model import load_tensors
@@ -71,10 +72,12 @@ def test_texts_say_what_it_is(bundle):
     for words in (
         "# unet_s1 for block", "no medical device", "-125 and 275 HU", "32 x 32", "0 background, 1 block",
         "distilled by the method emkd", "block 1.0000", "18 slices of 3 volumes", "configs/inference.yaml",
-        "configs/evaluate.yaml", "verify_net_in_out", "ckpt_export", "medkd export",
+        "configs/evaluate.yaml", "verify_net_in_out", "ckpt_export", "medkd export", "`LICENSE` is the license of the",
+        "cannot be read stops",
     ):  # fmt: skip
         assert words in text
-    assert "Fill them in" in (bundle / "docs" / "data_license.txt").read_text()
+    data_license = (bundle / "docs" / "data_license.txt").read_text()
+    assert "Fill them in" in data_license and "LICENSE is the license of the config files" in data_license
 
 
 @pytest.mark.parametrize(
@@ -157,8 +160,20 @@ def test_it_is_a_run_for_medkd_and_exports_again(bundle, run, tiny_task, tmp_pat
         agreement = export_model(bundle, format, tmp_path / "again" / format, tiny_task)
         # It does not know its split: the first three of all cases.
         assert agreement.lowest_dice == 1.0 and agreement.volumes == 3
-    assert files(tmp_path / "again" / "bundle") == FILES
-    assert "Training: not known here." in (tmp_path / "again" / "bundle" / "docs" / "README.md").read_text()
+    again = tmp_path / "again" / "bundle"
+    assert files(again) == files(bundle)
+    assert (again / "configs" / "distill.yaml").read_text() == (bundle / "configs" / "distill.yaml").read_text()
+    assert "Training: by `configs/distill.yaml`." in (again / "docs" / "README.md").read_text()
+
+
+def test_configs_that_are_no_recipe_of_the_model_stay_behind(run, tiny_task, tmp_path):
+    shipped = tmp_path / "shipped"
+    shutil.copytree(bundle_folder(STUDENT) / "configs", shipped / "configs")
+    (run / "recipe.json").unlink()
+    shutil.move(run, shipped / "models")
+    export_model(shipped, "bundle", tmp_path / "bundle", tiny_task)
+    assert files(tmp_path / "bundle") == FILES
+    assert "Training: not known here." in (tmp_path / "bundle" / "docs" / "README.md").read_text()
 
 
 def test_the_recipe_inside_trains_the_same_model_again(tiny_task, tmp_path):

@@ -154,6 +154,14 @@ def test_an_empty_folder_is_a_place_for_a_bundle(format, accepted, run, tmp_path
     assert (tmp_path / "empty" / "models" / "model.pt").is_file() == accepted
 
 
+def test_a_bundle_is_written_to_the_folder_one_stands_in(run, tmp_path, monkeypatch, capsys):
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    assert main(words(run, "bundle", Path())) == 0
+    assert {path.name for path in Path.cwd().iterdir()} == {"LICENSE", "configs", "docs", "models"}
+    assert " 0 kB" not in capsys.readouterr().out
+
+
 def test_an_unknown_format(run, tmp_path):
     with pytest.raises(UserError, match="choose one of bundle, onnx, torchscript"):
         export_model(run, "keras", tmp_path / "exported")
@@ -176,7 +184,8 @@ def test_a_full_disk_is_one_sentence(format, file, run, tmp_path, monkeypatch, c
 
     monkeypatch.setattr(staging.tempfile, "mkdtemp", full)
     assert main(words(run, format, tmp_path / "exported")) == 2
-    assert "free some space" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert f"cannot write {tmp_path / 'exported'} (" in error and "free some space" in error
     assert {path.name for path in tmp_path.iterdir()} == {"run"}
 
 

@@ -31,6 +31,31 @@ def test_method_and_overrides_are_merged_and_places_left_out(run):
 
 
 @pytest.mark.parametrize(
+    ("name", "value", "kept"),
+    [
+        ("device", "cuda:3", False),
+        ("train::volumes::cache", "/home/somebody/c", False),
+        ("train::volumes::cache", "$'/home/somebody/c'", False),
+        ("train::volumes::cache", '$Path( "/home/somebody") / "c"', False),
+        ("train::volumes", {"cache": ["c", {"more": "$f'/home/{@seed}'"}]}, False),
+        ("train::volumes", {"/home/somebody": 1}, False),
+        ("train::handlers", ["a", ["/home/somebody"]], False),
+        ("train::history", "$@output_dir + '/history'", True),
+        ("train::history", '$@output_dir+"/history"', True),
+        ("train::history", "$@output_dir.split('/')[-1]", True),
+        ("epochs", "$120 / 2", True),
+        ("train::volumes", {"cache": ["c", None, 3]}, True),
+    ],
+)
+def test_overrides_that_name_the_machine_are_left_out(name, value, kept):
+    config = recipe_config({"bundle": STUDENT, "config": "distill", "overrides": {name: value}, "method": None})
+    found, published = config, config_of("distill")
+    for key in name.split("::"):
+        found, published = found[key], published[key]
+    assert found == (value if kept else published) and value != published
+
+
+@pytest.mark.parametrize(
     ("config", "method", "name"),
     [
         ("train", None, None),

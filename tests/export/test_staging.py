@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from medkd.errors import UserError
 from medkd.export.staging import check_free, staged
+from medkd.files import write_json
 
 
 def test_a_file_and_a_folder_appear_at_the_end(tmp_path):
@@ -19,6 +22,22 @@ def test_a_file_and_a_folder_appear_at_the_end(tmp_path):
     assert [str(p.relative_to(tmp_path)) for p in sorted(tmp_path.rglob("*"))] == [
         "empty", "empty/b", "new", "new/a.bin"
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", [".", "link", "../empty/"])
+def test_an_empty_folder_is_filled_and_not_replaced(name, tmp_path, monkeypatch):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "link").symlink_to(tmp_path / "target")
+    (tmp_path / "target").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    if name != "link":
+        Path("link").unlink()
+    with staged(Path(name)) as path:
+        path.mkdir()
+        (path / "b").write_text("b")
+        assert not (Path(name) / "b").exists()
+    assert [part.name for part in Path(name).iterdir()] == ["b"]
+    assert Path("link").is_symlink() == (name == "link")
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])
@@ -42,6 +61,17 @@ def test_a_place_that_is_taken(tmp_path):
     for name, folder in (("file", False), ("file", True), ("empty", False), ("full", True), ("link", False)):
         with pytest.raises(UserError, match="exists: choose another"):
             check_free(tmp_path / name, folder)
+
+
+def test_a_part_that_cannot_be_written_is_told_by_the_name_of_the_whole(tmp_path):
+    with pytest.raises(UserError, match=rf"cannot write {tmp_path}/a \("), staged(tmp_path / "a") as path:
+        path.write_text("in the way")
+        write_json(path / "model.json", {})
+
+
+def test_what_else_goes_wrong_keeps_its_sentence(tmp_path):
+    with pytest.raises(UserError, match=r"scan\.nii cannot be read"), staged(tmp_path / "a"):
+        raise UserError("scan.nii cannot be read.") from OSError(5, "Input/output error")
 
 
 def test_a_folder_that_cannot_be_made(tmp_path):

@@ -83,14 +83,9 @@ def test_distilling_with_both_bundles(bundle, teacher, phantoms, small, tmp_path
 def test_evaluating_gives_the_dice_of_medkd_evaluate(configs, bundle, trained, phantoms, tmp_path):
     models = trained / "models"
     overrides = {"output_dir": str(tmp_path), "ckpt_dir": str(models), "dataset_dir": str(phantoms)}
-    if len(configs) == 1:  # Without train.yaml there is no trainer among the properties.
-        # Also from another process, which a worker is.
-        overrides["validate#dataloader#num_workers"] = 1
-        workflow = ConfigWorkflow(str(bundle / "configs" / "evaluate.yaml"), workflow_type=None, **overrides)
-        workflow.initialize()
-        workflow.run()
-    else:
-        run(bundle, *configs, **overrides)
+    # Also from another process, which a worker is.
+    overrides["validate#dataloader#num_workers"] = 1
+    run(bundle, *configs, kind="eval" if len(configs) == 1 else "train", **overrides)
     with (tmp_path / "val_dice_raw.csv").open() as stream:
         measured = {row["filename"]: float(row["mean"]) for row in csv.DictReader(stream)}
     task = DecathlonTask.load(phantoms)

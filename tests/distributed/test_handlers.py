@@ -14,19 +14,15 @@ from ignite.engine import Engine
 from monai.transforms import RandFlip
 from torch import nn
 
+from medkd.data import Preprocessing, Split
 from medkd.distributed import process_rank
+from medkd.engines import SavedModel
 from medkd.errors import UserError
 from medkd.handlers import EpochSeedHandler, HistoryHandler, ProgressHandler, RunCheckpointHandler
 
 
-class Note:
-    """Stands for a model's description and a split."""
-
-    def write_description(self, folder: Path) -> None:
-        (folder / "model.json").touch()
-
-    def write(self, file: Path) -> None:
-        file.touch()
+MODEL = SavedModel({"name": "unet_s1"}, Preprocessing(size=32), {0: "background", 1: "spleen"})
+SPLIT = Split(["a"], ["a"], ["b"], ["c"])
 
 
 def run(folder: Path, epochs: int) -> tuple[list[str], list[dict[str, Any]], bool]:
@@ -39,7 +35,7 @@ def run(folder: Path, epochs: int) -> tuple[list[str], list[dict[str, Any]], boo
     history = HistoryHandler(folder / "history.json")
     progress = ProgressHandler("", history)
     state = {"network": nn.Linear(1, 1), "history": history}
-    for handler in (history, progress, RunCheckpointHandler(folder, Note(), Note(), state)):
+    for handler in (history, progress, RunCheckpointHandler(folder, MODEL, SPLIT, state)):
         handler.attach(engine)
     engine.run([1, 3], max_epochs=epochs)
     return sorted(path.name for path in folder.iterdir()), history.rows, progress._bar is not None

@@ -20,7 +20,6 @@ from medkd.engines import SavedModel
 from medkd.errors import UserError
 from medkd.handlers import EpochSeedHandler, HistoryHandler, ProgressHandler, RunCheckpointHandler
 
-
 MODEL = SavedModel({"name": "unet_s1"}, Preprocessing(size=32), {0: "background", 1: "spleen"})
 SPLIT = Split(["a"], ["a"], ["b"], ["c"])
 

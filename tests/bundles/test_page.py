@@ -18,7 +18,7 @@ import medkd
 
 PAGE = Path(medkd.__file__).parent.parent / "docs" / "bundles.md"
 # Added to the commands that train.
-SMALL = " --epochs 2 --batch_size 8 --learning_rate 0.001"
+SMALL = " --epochs 15 --batch_size 8 --learning_rate 0.003"
 
 
 def blocks() -> list[tuple[str, str]]:

@@ -16,6 +16,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from btcv_spleen import evaluate_run
+
 from medkd.bundle import STUDENT, TEACHER, bundle_folder
 from medkd.recipes import run_recipe
 from medkd.run_folder import DESCRIPTION_FILE, WEIGHTS_FILE
@@ -67,19 +69,6 @@ def run(data: Path, out: Path) -> None:
         run_recipe(bundle, config, given | overrides, out / arm, METHOD if config == "distill" else None)
         evaluate_run(out / arm, data)
     gather(out)
-
-
-def evaluate_run(folder: Path, data: Path) -> None:
-    """Evaluate a run on its test volumes, once."""
-    from medkd.data import DecathlonTask
-    from medkd.engines import run_split_file
-    from medkd.files import write_json
-    from medkd.inference import Segmenter, evaluate
-
-    if not (folder / "evaluation.json").is_file():
-        task = DecathlonTask.load(data)
-        cases = task.part("test", file=run_split_file(folder))
-        write_json(folder / "evaluation.json", evaluate(Segmenter.load(folder), cases, task.labels))
 
 
 def gather(out: Path) -> None:

@@ -8,8 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from monai.bundle import ConfigParser
-
 import medkd
 from medkd.errors import UserError
 
@@ -58,6 +56,8 @@ def _config_file(words: Sequence[str]) -> Path | None:
             given[name.replace("-", "_")] = value if equals else "".join(words[index + 1 : index + 2])
     files: Any = given.get("__config_file")
     if files is None and "__args_file" in given:
+        from monai.bundle import ConfigParser  # takes seconds, which only commands of monai.bundle have spent anyway
+
         files = ConfigParser.load_config_file(given["__args_file"]).get("config_file")
     if isinstance(files, str):
         try:

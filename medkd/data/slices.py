@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from medkd.data.decathlon import Case
 from medkd.data.nifti import check_pair, read_image, read_label
-from medkd.data.transforms import Preprocessing, stack_channels
+from medkd.data.transforms import PreparedScan, Preprocessing, stack_channels
 from medkd.data.turns import RandTurnd
 from medkd.distributed import is_main_process
 from medkd.errors import UserError
@@ -221,3 +221,8 @@ def volume_channels(slices: np.ndarray, channels: str) -> torch.Tensor:
     """All slices of a volume with their channels, ``(C, H, W, Z)``, from ``(Z, H, W)``."""
     stacked = np.stack([stack_channels(slices, row, channels) for row in range(len(slices))], axis=-1)
     return torch.from_numpy(stacked)
+
+
+def scan_channels(prepared: PreparedScan, channels: str) -> torch.Tensor:
+    """All slices of a prepared scan with their channels, ``(C, size, size, Z)``; see :func:`volume_channels`."""
+    return volume_channels(prepared.image[0].permute(2, 0, 1).numpy(), channels)

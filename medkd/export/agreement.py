@@ -9,7 +9,7 @@ import torch
 
 from medkd.data.decathlon import Case
 from medkd.data.nifti import read_image
-from medkd.data.slices import volume_channels
+from medkd.data.slices import scan_channels
 from medkd.engines.saved_model import SavedModel
 from medkd.errors import UserError
 from medkd.metrics import OverlapCounts, labels_from_logits
@@ -102,5 +102,4 @@ def compare(reference: Predictor, exported: Predictor, model: SavedModel, cases:
 def _slices(case: Case, model: SavedModel) -> torch.Tensor:
     """All slices of a case as the network sees them, ``(Z, C, size, size)``."""
     prepared = model.preprocessing.apply(read_image(case.image))
-    slices = prepared.image[0].permute(2, 0, 1).numpy()
-    return volume_channels(slices, model.preprocessing.channels).permute(3, 0, 1, 2).contiguous()
+    return scan_channels(prepared, model.preprocessing.channels).permute(3, 0, 1, 2).contiguous()

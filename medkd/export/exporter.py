@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from medkd.data.decathlon import Case, DecathlonTask
-from medkd.engines.saved_model import SavedModel, model_split_file
+from medkd.engines.saved_model import SavedModel, model_split_file, saved_network
 from medkd.errors import UserError
 from medkd.export.agreement import THRESHOLD, Agreement, Predictor, compare
 from medkd.export.bundle import load_bundle, write_bundle, write_readme
@@ -74,7 +74,7 @@ def format_export(run: str | Path, format: str, out: str | Path, agreement: Agre
     out = Path(out)
     files = [out] if out.is_file() else [file for file in out.rglob("*") if file.is_file()]
     size = sum(file.stat().st_size for file in files)
-    parameters = count_parameters(SavedModel.read(run).load_network(run))
+    parameters = count_parameters(saved_network(run))
     written = f"{size / 1e6:.1f} MB" if size >= 1e6 else f"{size / 1e3:.0f} kB"
     return f"{out}: {format}, {parameters:,} parameters, {written}\nas the trained network: {agreement}"
 

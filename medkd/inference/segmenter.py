@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from medkd.data.nifti import Volume, read_image
-from medkd.data.slices import volume_channels
+from medkd.data.slices import scan_channels
 from medkd.data.transforms import PreparedScan
 from medkd.engines.saved_model import SavedModel
 from medkd.files import atomic_write
@@ -116,8 +116,7 @@ class Segmenter:
         Returns:
             What the network returns (a tensor or a tuple of them), each ``(C, size, size, Z)`` on the CPU.
         """
-        slices = prepared.image[0].permute(2, 0, 1).numpy()
-        stacked = volume_channels(slices, self.model.preprocessing.channels).permute(3, 0, 1, 2)
+        stacked = scan_channels(prepared, self.model.preprocessing.channels).permute(3, 0, 1, 2)
         outputs: list[tuple[torch.Tensor, ...]] = []
         with torch.inference_mode():
             for batch in stacked.split(self.batch_size):

@@ -12,7 +12,7 @@ from monai.transforms import MapTransform, Transform
 from monai.utils.enums import CommonKeys
 
 from medkd.data.nifti import check_pair, read_image, read_label
-from medkd.data.slices import volume_channels
+from medkd.data.slices import scan_channels
 from medkd.data.transforms import Preprocessing
 from medkd.inference.files import mask_path
 from medkd.inference.segmenter import save_mask
@@ -42,8 +42,7 @@ class PrepareScand(Transform):
         """Prepare one item."""
         scan = read_image(data[CommonKeys.IMAGE])
         prepared = self.preprocessing.apply(scan)
-        slices = prepared.image[0].permute(2, 0, 1).numpy()
-        image = volume_channels(slices, self.preprocessing.channels)[None]
+        image = scan_channels(prepared, self.preprocessing.channels)[None]
         item = {**data, CommonKeys.IMAGE: image, "scan": scan, "prepared": prepared, "name": scan.path.name}
         if data.get(CommonKeys.LABEL) is not None:
             truth = read_label(data[CommonKeys.LABEL])

@@ -21,7 +21,7 @@ from medkd.metrics import labels_from_logits
 from medkd.networks import count_macs
 from medkd.recipes import WITHOUT_DISTILLATION, run_recipe
 from medkd.run_folder import HISTORY_FILE
-from medkd.study.report import Overlay, write_report
+from medkd.study.demo_report import Overlay, write_report
 
 SEED = 0
 VOLUMES = 12

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from medkd.study.report import Overlay, write_report
+from medkd.study.demo_report import Overlay, write_report
 
 HOSTILE = "<script>alert('x')</script>&\"$\\frac{1"
 DICE = {"teacher": [0.91, 0.95], "student": [0.80, 0.84], "distilled": [0.85, 0.87]}

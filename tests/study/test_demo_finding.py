@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from medkd.study.finding import ONCE, finding
+from medkd.study.demo_finding import ONCE, finding
 
 
 def make_models(teacher: list[float], student: list[float], distilled: list[float]) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from medkd.study.charts import (
     slice_png,
     window_around,
 )
-from medkd.study.finding import finding
+from medkd.study.demo_finding import finding
 from medkd.study.page import bullets, duration, facts, head_row, page, section, table, text
 
 # Order of the models in the summary, and of their lines in the charts.

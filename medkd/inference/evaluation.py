@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 from tqdm import tqdm
 
 from medkd.data.decathlon import Case
 from medkd.data.nifti import check_pair, read_image, read_label
+from medkd.data.transforms import PreparedScan
 from medkd.errors import UserError
 from medkd.inference.segmenter import Segmenter
 from medkd.metrics import OverlapCounts, labels_from_logits, psnr
@@ -19,14 +22,21 @@ from medkd.networks import count_parameters, reconstructs
 # The published code says foreground where the LOGIT exceeds one half, a probability of 0.62.
 THESIS_THRESHOLD = 0.5
 
+Slices = Callable[[str, int], np.ndarray]
 
-def evaluate(segmenter: Segmenter, cases: Sequence[Case], labels: dict[int, str]) -> dict[str, Any]:
+
+def evaluate(
+    segmenter: Segmenter, cases: Sequence[Case], labels: dict[int, str], slices: Slices | None = None
+) -> dict[str, Any]:
     """Segment every case and compare with its label.
 
     Args:
         segmenter: the model.
         cases: with labels.
         labels: of the data set, value to name; they must be those of the model.
+        slices: given the name and the number of axial slices of a case, tells which of them count in all figures, as
+            :func:`~medkd.data.held_out_slices` does: ``(count,)`` bool from inferior to superior, whatever the order
+            in which the scan is stored. The network sees the whole scan all the same.
 
     Returns:
         ``cases`` (for each: name, figures by label), ``mean`` and ``standard_deviation`` over volumes by label,
@@ -42,7 +52,7 @@ def evaluate(segmenter: Segmenter, cases: Sequence[Case], labels: dict[int, str]
     rows = []
     pooled = {name: OverlapCounts() for value, name in labels.items() if value}
     for case in tqdm(cases, desc="evaluating", unit="volume", leave=False, delay=1.0):
-        row, counts = _evaluate_case(segmenter, case, labels)
+        row, counts = _evaluate_case(segmenter, case, labels, slices)
         rows.append(row)
         pooled = {name: pooled[name] + counts[name] for name in pooled}
     report = {
@@ -58,7 +68,7 @@ def evaluate(segmenter: Segmenter, cases: Sequence[Case], labels: dict[int, str]
 
 
 def _evaluate_case(
-    segmenter: Segmenter, case: Case, labels: dict[int, str]
+    segmenter: Segmenter, case: Case, labels: dict[int, str], slices: Slices | None
 ) -> tuple[dict[str, Any], dict[str, OverlapCounts]]:
     if case.label is None:
         raise UserError(f"{case.image} has no label: evaluate labelled cases only.")
@@ -69,22 +79,35 @@ def _evaluate_case(
     logits = output[0] if isinstance(output, tuple) else output
     mask = labels_from_logits(prepared.to_scan_grid(logits))[0].numpy()
     thesis_mask = labels_from_logits(logits, THESIS_THRESHOLD)[0].numpy()
-    prepared_truth = prepared.label[0].numpy()  # type: ignore[index]
+    true_mask, prepared_truth = truth.array, prepared.label[0].numpy()  # type: ignore[index]
+    counted: Any = slice(None)
+    if slices is not None:
+        counted = slices(case.name, logits.shape[3])
+        on_scan = _on_scan_grid(counted, prepared)
+        mask, true_mask = mask[on_scan], true_mask[on_scan]
+        thesis_mask, prepared_truth = thesis_mask[..., counted], prepared_truth[..., counted]
     row: dict[str, Any] = {"name": case.name, "labels": {}}
     counts = {}
     for value, name in labels.items():
         if value:
-            figures = OverlapCounts.of(mask == value, truth.array == value).figures()
+            figures = OverlapCounts.of(mask == value, true_mask == value).figures()
             volumes = {
                 "volume_ml": float((mask == value).sum()) * image.voxel_ml,
-                "true_volume_ml": float((truth.array == value).sum()) * image.voxel_ml,
+                "true_volume_ml": float((true_mask == value).sum()) * image.voxel_ml,
             }
             row["labels"][name] = figures | volumes
             counts[name] = OverlapCounts.of(thesis_mask == value, prepared_truth == value)
     if isinstance(output, tuple):
         # The middle channel of the reconstruction is the slice itself, however the channels are made.
-        row["psnr"] = psnr(output[1][len(output[1]) // 2], prepared.image.as_tensor()[0])
+        reconstruction, original = output[1][len(output[1]) // 2], prepared.image.as_tensor()[0]
+        row["psnr"] = psnr(reconstruction[..., counted], original[..., counted])
     return row, counts
+
+
+def _on_scan_grid(slices: np.ndarray, prepared: PreparedScan) -> np.ndarray:
+    """The voxels ``(X, Y, Z)`` of a scan that lie on some of its axial slices, by the way every prediction takes."""
+    everywhere = torch.from_numpy(slices).float().expand(prepared.image.shape)
+    return prepared.to_scan_grid(everywhere)[0].numpy() > 0.5
 
 
 def _over_volumes(rows: list[dict[str, Any]], summary: Any) -> dict[str, dict[str, float]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from medkd.losses.as_published import FixedProjectorsLoss, OneChannelPredictionMapLoss, RedrawnProjectorsLoss
 from medkd.losses.attention_transfer import AttentionTransferLoss
 from medkd.losses.class_guided_contrastive import ClassGuidedContrastiveLoss, class_guided_contrastive
 from medkd.losses.contrastive_feature import ContrastiveFeatureLoss
@@ -30,6 +31,7 @@ __all__ = [
     "ContrastiveRepresentationLoss",
     "DiceBCELoss",
     "FeatureMSELoss",
+    "FixedProjectorsLoss",
     "HintLoss",
     "HolisticAdversarialLoss",
     "ImportanceMapLoss",
@@ -37,9 +39,11 @@ __all__ = [
     "IntraClassVariationLoss",
     "LocalConsistencyLoss",
     "MultiTaskLoss",
+    "OneChannelPredictionMapLoss",
     "PairwiseAffinityLoss",
     "PixelwiseSoftTargetLoss",
     "PredictionMapLoss",
+    "RedrawnProjectorsLoss",
     "RegionAffinityLoss",
     "SimilarityPreservingLoss",
     "class_guided_contrastive",

@@ -25,6 +25,7 @@ from medkd.losses import (
     HolisticAdversarialLoss,
     ImportanceMapLoss,
     PredictionMapLoss,
+    RedrawnProjectorsLoss,
     SimilarityPreservingLoss,
 )
 from medkd.networks import MultiTaskUNet, UNet
@@ -49,6 +50,7 @@ CASES = {
     "patch": contrastive("patch"),
     "pixel_supervised": contrastive("pixel", supervised=True),
     "region": contrastive("region"),
+    "redrawn_projectors": Case(lambda: RedrawnProjectorsLoss(8, 10, "image")),
     "class_guided": Case(lambda: ClassGuidedContrastiveLoss(8, 10, bank_slots=6)),
     "representation": Case(lambda: ContrastiveRepresentationLoss(8, 10, bank_slots=6)),
     "hint": Case(lambda: HintLoss(8, 10)),

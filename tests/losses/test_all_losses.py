@@ -17,6 +17,7 @@ from medkd.losses import (
     ContrastiveFeatureLoss,
     ContrastiveRepresentationLoss,
     DiceBCELoss,
+    FixedProjectorsLoss,
     HintLoss,
     HolisticAdversarialLoss,
     ImportanceMapLoss,
@@ -26,6 +27,7 @@ from medkd.losses import (
     PairwiseAffinityLoss,
     PixelwiseSoftTargetLoss,
     PredictionMapLoss,
+    RedrawnProjectorsLoss,
     RegionAffinityLoss,
     SimilarityPreservingLoss,
 )
@@ -46,9 +48,11 @@ def rows(feature_map: Tensor) -> Tensor:
     return feature_map.as_subclass(torch.Tensor).flatten(2).transpose(1, 2).flatten(0, 1)[:20, :3]
 
 
-def contrastive(granularity: str, supervised: bool) -> Case:
+def contrastive(
+    granularity: str, supervised: bool, kind: type[ContrastiveFeatureLoss] = ContrastiveFeatureLoss
+) -> Case:
     return Case(
-        lambda s, t: ContrastiveFeatureLoss(s, t, granularity, supervised=supervised, embedding_channels=8, grid=4),
+        lambda s, t: kind(s, t, granularity, supervised=supervised, embedding_channels=8, grid=4),
         lambda loss, s, t, y: loss(s, t, y),
     )
 
@@ -110,6 +114,10 @@ CASES = {
     "pixel-supervised": contrastive("pixel", True),
     "region": contrastive("region", False),
     "region-supervised": contrastive("region", True),
+    "image-fixed_projectors": contrastive("image", False, FixedProjectorsLoss),
+    "patch-supervised-fixed_projectors": contrastive("patch", True, FixedProjectorsLoss),
+    "image-redrawn_projectors": contrastive("image", False, RedrawnProjectorsLoss),
+    "patch-supervised-redrawn_projectors": contrastive("patch", True, RedrawnProjectorsLoss),
 }
 # Spatial size of the student's map and of the teacher's, both with at least 20 positions (see rows).
 SIZES = {

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from medkd.errors import UserError
 
@@ -50,6 +54,16 @@ def write_json(path: str | Path, content: Any) -> None:
     """Write ``content`` as indented JSON, atomically."""
     with atomic_write(path) as temporary:
         temporary.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def read_yaml(path: Path) -> Any:
+    """Read a YAML file; one that has not changed is parsed once, since a study asks for the same few all the time."""
+    return copy.copy(_parsed(path, path.stat().st_mtime_ns))
+
+
+@lru_cache(maxsize=64)
+def _parsed(path: Path, changed: int) -> Any:
+    return yaml.safe_load(path.read_text(encoding="utf-8"))
 
 
 def unwritable(path: Path, error: OSError) -> UserError:

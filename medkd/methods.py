@@ -12,6 +12,7 @@ import yaml
 
 from medkd.bundle import STUDENT, bundle_folder
 from medkd.errors import UserError
+from medkd.files import read_yaml
 
 DEFAULT_METHOD = "mtms"
 _KEYS = ("method", "weights", "distillation")
@@ -41,6 +42,16 @@ def method_file(method: str | Path) -> Path | None:
         )
         raise UserError(f"there is no method {str(method)!r}: {hint}")
     return None if method == DEFAULT_METHOD else _configs() / f"distill_{method}.yaml"
+
+
+def method_weights(method: str | Path) -> dict[str, float]:
+    """The weights of a method's terms by their names, without that of the segmentation.
+
+    Raises:
+        UserError: see :func:`method_file`.
+    """
+    weights = _read(method_file(method) or _configs() / "distill.yaml")["weights"]
+    return {name: float(weight) for name, weight in weights.items() if name != "segmentation"}
 
 
 def describe_method(method: str | Path) -> dict[str, Any]:
@@ -148,7 +159,7 @@ def _check_term(term: Any, weights: Mapping[str, Any], file: Path) -> None:
 
 def _read(file: Path) -> dict[str, Any]:
     try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+        content = read_yaml(file)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"{file} is no YAML ({reason}): mend it, or choose a method of medkd.") from error

@@ -14,7 +14,7 @@ import yaml
 
 from medkd.bundle import bundle_folder
 from medkd.errors import UserError
-from medkd.files import write_json
+from medkd.files import read_yaml, write_json
 from medkd.methods import method_file
 from medkd.run_folder import CHECKPOINT_FILE, RECIPE_FILE
 
@@ -85,7 +85,7 @@ def check_overrides(config_files: Sequence[Path], overrides: Mapping[str, Any]) 
     """
     known: dict[str, Any] = {}
     for file in config_files:
-        known |= yaml.safe_load(file.read_text(encoding="utf-8"))
+        known |= read_yaml(file)
     for name in overrides:
         parts = name.split("::")
         content: Any = known

@@ -277,7 +277,9 @@ def test_a_full_disk_is_one_sentence(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("words", [[], ["--help"], ["train", "--help"], ["data", "info", "--help"], ["infer"]])
+@pytest.mark.parametrize(
+    "words", [[], ["--help"], ["train", "--help"], ["data", "info", "--help"], ["infer"], ["study", "run", "--help"]]
+)
 def test_help_and_usage_come_quickly_and_fit(words):
     result = subprocess.run(
         [sys.executable, "-m", "medkd", *words], capture_output=True, text=True, env={**os.environ, "COLUMNS": "80"}

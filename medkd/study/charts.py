@@ -32,7 +32,7 @@ MASK_DASHES = (3.0, 2.5)
 _DPI = 128
 _PNG_PIXELS = 480
 _MARKERS = 10
-_STEPS = [1, 2, 2.5, 5, 10]
+STEPS = [1, 2, 2.5, 5, 10]
 
 Window = tuple[slice, slice]
 
@@ -52,7 +52,9 @@ class Curve:
     values: Sequence[float]
 
 
-def curves_svg(curves: Sequence[Curve], description: str, width: int = 340, height: int = 200) -> str:
+def curves_svg(
+    curves: Sequence[Curve], description: str, width: int = 340, height: int = 200, faint: Sequence[Curve] = ()
+) -> str:
     """Draw curves over the epochs.
 
     Args:
@@ -60,31 +62,29 @@ def curves_svg(curves: Sequence[Curve], description: str, width: int = 340, heig
         description: of the chart, plain text, for readers who cannot see it.
         width: of the drawing in CSS pixels; it scales with the page.
         height: likewise.
+        faint: curves drawn thin and without markers behind the others.
 
     Returns:
         An ``<svg>`` element that needs nothing from outside.
     """
-    with _own_style():
-        figure = Figure(figsize=(width / 72, height / 72), layout="constrained")
-        axes = figure.subplots()
+    with own_style():
+        figure, axes = frame(width, height)
+        for curve in faint:
+            look = LINES[curve.line] | {"marker": "", "alpha": 0.5}
+            axes.plot(curve.epochs, curve.values, linewidth=0.8, **look)
         for curve in curves:
             every = max(1, round(len(curve.epochs) / _MARKERS))
             axes.plot(curve.epochs, curve.values, markevery=every, linewidth=1.6, markersize=4.5, **LINES[curve.line])
         axes.set_xlabel("epoch")
-        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, steps=_STEPS))
-        axes.yaxis.set_major_locator(MaxNLocator(5, steps=_STEPS))
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True, steps=STEPS))
+        axes.yaxis.set_major_locator(MaxNLocator(5, steps=STEPS))
         axes.margins(x=0.03, y=0.08)
-        axes.grid(axis="y", color="#e3e6ea", linewidth=0.8)
-        axes.set_axisbelow(True)
-        axes.spines[["top", "right", "left"]].set_visible(False)
-        axes.spines["bottom"].set_color("#9aa3ad")
-        axes.tick_params(length=0, pad=5, labelcolor="#48525c")
-        return _inline_svg(figure, f'role="img" aria-label="{html.escape(description)}"')
+        return image_svg(figure, description)
 
 
 def line_sample_svg(line: int) -> str:
     """A short piece of a line of :data:`LINES`, for a legend."""
-    with _own_style():
+    with own_style():
         figure = Figure(figsize=(44 / 72, 12 / 72))
         axes = figure.add_axes((0, 0, 1, 1))
         axes.plot([0, 1, 2], [0, 0, 0], markevery=[1], linewidth=1.8, markersize=6, **LINES[line])
@@ -128,7 +128,7 @@ def slice_png(image: np.ndarray, truth: np.ndarray, window: Window) -> bytes:
     Returns:
         A PNG file.
     """
-    with _own_style():
+    with own_style():
         figure, axes = _slice_axes(image, (slice(0, image.shape[0]), slice(0, image.shape[1])))
         _draw_contour(axes, truth, TRUTH_COLOUR, "solid")
         rows, columns = window
@@ -154,7 +154,7 @@ def mask_png(image: np.ndarray, truth: np.ndarray, mask: np.ndarray, window: Win
     Returns:
         A PNG file.
     """
-    with _own_style():
+    with own_style():
         figure, axes = _slice_axes(image, window)
         _draw_contour(axes, truth, TRUTH_COLOUR, "solid")
         _draw_contour(axes, mask, MASK_COLOUR, (0, MASK_DASHES))
@@ -183,8 +183,25 @@ def _draw_contour(axes: Axes, mask: np.ndarray, colour: str, linestyle: Any) -> 
     axes.contour(columns, rows, padded, levels=[0.5], colors=[colour], linestyles=[linestyle], linewidths=2)
 
 
+def frame(width: int, height: int) -> tuple[Figure, Axes]:
+    """An empty chart of this size in CSS pixels, to be drawn in :func:`own_style`."""
+    figure = Figure(figsize=(width / 72, height / 72), dpi=72, layout="constrained")
+    axes = figure.subplots()
+    axes.grid(axis="y", color="#e3e6ea", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.spines["bottom"].set_color("#9aa3ad")
+    axes.tick_params(length=0, pad=5, labelcolor="#48525c")
+    return figure, axes
+
+
+def image_svg(figure: Figure, description: str) -> str:
+    """A chart as an ``<svg>`` element, with what it shows in plain text for readers who cannot see it."""
+    return _inline_svg(figure, f'role="img" aria-label="{html.escape(description)}"')
+
+
 @contextmanager
-def _own_style() -> Iterator[None]:
+def own_style() -> Iterator[None]:
     """Our look whatever the user's matplotlibrc says; the salt makes the ids in an SVG the same in every run."""
     own: Any = {"svg.hashsalt": "medkd", "svg.fonttype": "none", "font.size": 11.5, "axes.labelcolor": "#48525c"}
     with matplotlib.style.context("default"), matplotlib.rc_context(own):

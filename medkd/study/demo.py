@@ -7,21 +7,18 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from medkd.bundle import STUDENT, TEACHER
-from medkd.data import Case, DecathlonTask, read_image, read_label
+from medkd.data import Case, DecathlonTask
 from medkd.data.phantom import write_phantom_task
 from medkd.engines import run_split_file
-from medkd.errors import UserError
 from medkd.files import write_json
 from medkd.inference import Segmenter, evaluate, mask_path
 from medkd.machine import machine_facts
-from medkd.metrics import labels_from_logits
 from medkd.networks import count_macs
 from medkd.recipes import WITHOUT_DISTILLATION, run_recipe
 from medkd.run_folder import HISTORY_FILE
-from medkd.study.demo_report import Overlay, write_report
+from medkd.study.demo_report import write_report
+from medkd.study.pictures import Picture, draw_cases
 
 SEED = 0
 VOLUMES = 12
@@ -92,7 +89,7 @@ def run_demo(out: Path) -> dict[str, Any]:
         "seconds": round(time.perf_counter() - started, 1),
     }
     write_json(out / "summary.json", summary)
-    write_report(out / "report.html", summary, _overlays(segmenters, held_out, models["distilled"]["cases"]))
+    write_report(out / "report.html", summary, _pictures(segmenters, task, models["distilled"]["cases"]))
     _print_result(out, summary)
     return summary
 
@@ -142,38 +139,10 @@ def _segment_new_scan(segmenter: Segmenter, case: Case, folder: Path) -> dict[st
     }
 
 
-def _overlays(segmenters: dict[str, Segmenter], cases: list[Case], rows: list[dict[str, Any]]) -> list[Overlay]:
-    """The slice with the largest spleen of the best, the median and the worst case of the distilled student."""
-    dice = [next(iter(row["labels"].values()))["dice"] for row in rows]
-    order = np.argsort(dice, kind="stable")[::-1]
-    chosen = {"best case": order[0], "median case": order[len(order) // 2], "worst case": order[-1]}
-    return [_overlay(segmenters, cases[index], caption) for caption, index in chosen.items()]
-
-
-def _overlay(segmenters: dict[str, Segmenter], case: Case, caption: str) -> Overlay:
-    if case.label is None:
-        raise UserError(f"{case.image} has no label: overlays need labelled cases.")
-    # The students took over the teacher's pre-processing, so one preparation serves all three.
-    preprocessing = segmenters["teacher"].model.preprocessing
-    prepared = preprocessing.apply(read_image(case.image), read_label(case.label))
-    truth = prepared.label[0].numpy() > 0  # type: ignore[index]
-    index = int(truth.sum(axis=(0, 1)).argmax())
-    masks = {
-        NAMES[key]: _display(labels_from_logits(segmenter.predict(prepared))[0, :, :, index].numpy() > 0)
-        for key, segmenter in segmenters.items()
-    }
-    return Overlay(
-        case=case.name,
-        caption=f"{caption} of the distilled student, slice {index}",
-        image=_display(prepared.image[0, :, :, index].numpy()),
-        truth=_display(truth[:, :, index]),
-        masks=masks,
-    )
-
-
-def _display(plane: np.ndarray) -> np.ndarray:
-    """RAS ``(x, y)`` to rows from the front and columns from the patient's right, as radiologists look at it."""
-    return plane.T[::-1, ::-1]
+def _pictures(segmenters: dict[str, Segmenter], task: DecathlonTask, cases: list[dict[str, Any]]) -> list[Picture]:
+    label = next(iter(cases[0]["labels"]))
+    named = {NAMES[key]: segmenter for key, segmenter in segmenters.items()}
+    return draw_cases(named, task, {case["name"]: case["labels"][label]["dice"] for case in cases}, label)
 
 
 def _print_result(out: Path, summary: dict[str, Any]) -> None:

@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from medkd.files import atomic_write
 from medkd.metrics import OverlapCounts
 from medkd.run_folder import TERM_FIGURES
 from medkd.study.charts import (
-    MASK_COLOUR,
-    TRUTH_COLOUR,
     Curve,
     curves_svg,
     line_sample_svg,
@@ -24,7 +18,19 @@ from medkd.study.charts import (
     window_around,
 )
 from medkd.study.demo_finding import finding
-from medkd.study.page import bullets, duration, facts, head_row, page, section, table, text
+from medkd.study.page import (
+    bullets,
+    contour_legend,
+    duration,
+    facts,
+    head_row,
+    page,
+    png_figure,
+    section,
+    table,
+    text,
+)
+from medkd.study.pictures import Picture
 
 # Order of the models in the summary, and of their lines in the charts.
 TEACHER, STUDENT, DISTILLED = range(3)
@@ -39,26 +45,7 @@ TERMS = {
 NO_TERMS = ("epoch", "loss", "val_dice", "seconds", *TERM_FIGURES)
 
 
-@dataclass(frozen=True)
-class Overlay:
-    """A slice with the contours of the truth and of the models.
-
-    Attributes:
-        case: name of the volume.
-        caption: why this slice was chosen, such as "median case".
-        image: ``(H, W)`` of 0 to 1, row 0 anterior, column 0 the patient's right.
-        truth: boolean ``(H, W)``.
-        masks: display name of a model to its boolean ``(H, W)``.
-    """
-
-    case: str
-    caption: str
-    image: np.ndarray
-    truth: np.ndarray
-    masks: dict[str, np.ndarray]
-
-
-def write_report(path: Path, summary: dict[str, Any], overlays: Sequence[Overlay]) -> None:
+def write_report(path: Path, summary: dict[str, Any], pictures: Sequence[Picture]) -> None:
     """Write the report; the same input gives the same bytes.
 
     Args:
@@ -66,7 +53,7 @@ def write_report(path: Path, summary: dict[str, Any], overlays: Sequence[Overlay
         summary: ``title``, ``description``, ``models`` (``teacher``, ``student`` and ``distilled`` in this order, each
             an evaluation with ``name``, ``macs``, ``history`` and ``seconds``), ``scaled`` (sentences), ``inference``
             (``scan``, ``mask``, ``volumes_ml``, ``seconds``), ``machine``, ``seed`` and ``seconds``.
-        overlays: slices to show, in this order.
+        pictures: slices to show, in this order.
 
     Raises:
         UserError: the file cannot be written.
@@ -77,7 +64,7 @@ def write_report(path: Path, summary: dict[str, Any], overlays: Sequence[Overlay
         _opening(summary, labels),
         section("The models", _costs(models), *(_accuracy(models, label) for label in labels), _HOW_MEASURED),
         section("Each held-out volume", *(_volumes(models, label) for label in labels)),
-        section("What the models drew", _OVERLAY_LEGEND, *map(_overlay, overlays)) if overlays else "",
+        section("What the models drew", contour_legend(_LEGEND_REMARK), *map(_slices, pictures)) if pictures else "",
         section("How training went", _dice_curves(models), _loss_curves(models), _term_curves(models)),
         section("One scan segmented", _inference(summary["inference"])),
         section("What was scaled down", bullets(map(text, summary["scaled"])), anchor="scaled"),
@@ -93,11 +80,8 @@ the volumes. “Pooled slices” is the Dice as the thesis computes it: one coun
 foreground where the logit exceeds 0.5. PSNR, where there is one, tells how closely a multi-task model redraws the
 scan.</p>"""
 
-_OVERLAY_LEGEND = f"""<p class="legend"><span><svg viewBox="0 0 44 12" aria-hidden="true"><path d="M2 6H42"
-stroke="{TRUTH_COLOUR}" stroke-width="3"/></svg>truth, solid</span><span><svg viewBox="0 0 44 12"
-aria-hidden="true"><path d="M2 6H42" stroke="{MASK_COLOUR}" stroke-width="3" stroke-dasharray="8 6"/></svg>model,
-dashed</span><span class="aside">The dotted frame on the left marks the part enlarged for the models. A anterior,
-P posterior, R and L the patient's right and left.</span></p>"""
+_LEGEND_REMARK = """The dotted frame on the left marks the part enlarged for the models. A anterior,
+P posterior, R and L the patient's right and left."""
 
 
 def _opening(summary: dict[str, Any], labels: list[str]) -> str:
@@ -166,20 +150,14 @@ def _volumes(models: list[dict[str, Any]], label: str) -> str:
     return table(f"Dice and measured volume: {text(label)}", head, rows)
 
 
-def _overlay(overlay: Overlay) -> str:
-    window = window_around([overlay.truth, *overlay.masks.values()])
-    figures = [_picture(slice_png(overlay.image, overlay.truth, window), "The slice", "with the truth")]
-    for name, mask in overlay.masks.items():
-        picture = mask_png(overlay.image, overlay.truth, mask, window)
-        figures.append(_picture(picture, name, f"Dice {OverlapCounts.of(mask, overlay.truth).dice:.3f} on this slice"))
-    heading = f"<h3>{text(overlay.case)} <small>{text(overlay.caption)}</small></h3>"
+def _slices(picture: Picture) -> str:
+    window = window_around([picture.truth, *picture.masks.values()])
+    figures = [png_figure(slice_png(picture.image, picture.truth, window), "The slice", "with the truth")]
+    for name, mask in picture.masks.items():
+        png = mask_png(picture.image, picture.truth, mask, window)
+        figures.append(png_figure(png, name, f"Dice {OverlapCounts.of(mask, picture.truth).dice:.3f} on this slice"))
+    heading = f"<h3>{text(picture.case)} <small>{text(picture.caption)}</small></h3>"
     return f'<div class="block">{heading}<div class="slices">{"".join(figures)}</div></div>'
-
-
-def _picture(png: bytes, name: str, remark: str) -> str:
-    source = f"data:image/png;base64,{base64.b64encode(png).decode('ascii')}"
-    image = f'<img src="{source}" alt="{text(name)}, {text(remark)}">'
-    return f"<figure>{image}<figcaption><b>{text(name)}</b> {text(remark)}</figcaption></figure>"
 
 
 def _dice_curves(models: list[dict[str, Any]]) -> str:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import base64
 import html
 from collections.abc import Iterable, Mapping, Sequence
 
+from medkd.study.charts import MASK_COLOUR, TRUTH_COLOUR
 
-def page(title: str, body: str) -> str:
+
+def page(title: str, body: str, css: str = "") -> str:
     """A whole HTML file.
 
     Args:
         title: plain text.
         body: HTML.
+        css: rules of this page alone.
     """
     return f"""<!DOCTYPE html>
 <html lang="en">
@@ -21,7 +25,7 @@ def page(title: str, body: str) -> str:
 <meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'; img-src data:">
 <title>{text(title)}</title>
 <style>
-{_CSS}</style>
+{_CSS}{css}</style>
 </head>
 <body>
 <main>
@@ -43,20 +47,28 @@ def section(heading: str, *parts: str, anchor: str = "") -> str:
     return f"{opening}<h2>{heading}</h2>{''.join(parts)}</section>"
 
 
-def table(caption: str, head: str, rows: Iterable[Sequence[str]]) -> str:
+def paragraph(words: str, kind: str = "") -> str:
+    """A paragraph of plain text; nothing where there are no words."""
+    opening = f'<p class="{kind}">' if kind else "<p>"
+    return f"{opening}{text(words)}</p>" if words else ""
+
+
+def table(caption: str, head: str, rows: Iterable[Sequence[str]], kind: str = "") -> str:
     """A table whose first column names the row; everything is HTML.
 
     Args:
         caption: above it.
         head: one or more rows, of :func:`head_row` or the like.
         rows: cells.
+        kind: class names for the page's own rules.
     """
     body = "".join(
         f'<tr><th scope="row">{first}</th>{"".join(f"<td>{cell}</td>" for cell in others)}</tr>'
         for first, *others in rows
     )
+    opening = f'<table class="{kind}">' if kind else "<table>"
     return (
-        f'<div class="scroll"><table><caption>{caption}</caption>'
+        f'<div class="scroll">{opening}<caption>{caption}</caption>'
         f"<thead>{head}</thead><tbody>{body}</tbody></table></div>"
     )
 
@@ -74,6 +86,21 @@ def facts(pairs: Mapping[str, str]) -> str:
 def bullets(items: Iterable[str]) -> str:
     """A list of HTML items."""
     return f"<ul>{''.join(f'<li>{item}</li>' for item in items)}</ul>"
+
+
+def png_figure(png: bytes, name: str, remark: str) -> str:
+    """A picture with its name and a remark, both plain text, below it."""
+    source = f"data:image/png;base64,{base64.b64encode(png).decode('ascii')}"
+    image = f'<img src="{source}" alt="{text(name)}, {text(remark)}">'
+    return f"<figure>{image}<figcaption><b>{text(name)}</b> {text(remark)}</figcaption></figure>"
+
+
+def contour_legend(remark: str) -> str:
+    """What the lines on slices mean, and a remark in HTML."""
+    return f"""<p class="legend"><span><svg viewBox="0 0 44 12" aria-hidden="true"><path d="M2 6H42"
+stroke="{TRUTH_COLOUR}" stroke-width="3"/></svg>truth, solid</span><span><svg viewBox="0 0 44 12"
+aria-hidden="true"><path d="M2 6H42" stroke="{MASK_COLOUR}" stroke-width="3" stroke-dasharray="8 6"/></svg>model,
+dashed</span><span class="aside">{remark}</span></p>"""
 
 
 def duration(seconds: float) -> str:

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from medkd.study.demo_report import Overlay, write_report
+from medkd.study.demo_report import write_report
+from medkd.study.pictures import Picture
 
 HOSTILE = "<script>alert('x')</script>&\"$\\frac{1"
 DICE = {"teacher": [0.91, 0.95], "student": [0.80, 0.84], "distilled": [0.85, 0.87]}
@@ -70,11 +71,11 @@ def make_summary(label: str = "spleen", case: str = "case_1") -> dict[str, Any]:
     }
 
 
-def make_overlay(case: str = "case_1") -> Overlay:
+def make_picture(case: str = "case_1") -> Picture:
     truth = np.zeros((30, 40), dtype=bool)
     truth[10:20, 20:30] = True
     masks = {name: np.roll(truth, shift, axis=1) for shift, name in enumerate(NAMES.values())}
-    return Overlay(case, "median case", np.linspace(0, 1, 1200).reshape(30, 40), truth, masks)
+    return Picture(case, "median case", np.linspace(0, 1, 1200).reshape(30, 40), truth, masks)
 
 
 class Page(HTMLParser):
@@ -111,15 +112,15 @@ class Page(HTMLParser):
         return " ".join(self.text.split())
 
 
-def read(folder: Path, summary: dict[str, Any], overlays: list[Overlay]) -> tuple[str, Page]:
-    write_report(folder / "report.html", summary, overlays)
+def read(folder: Path, summary: dict[str, Any], pictures: list[Picture]) -> tuple[str, Page]:
+    write_report(folder / "report.html", summary, pictures)
     assert [file.name for file in folder.iterdir()] == ["report.html"]
     content = (folder / "report.html").read_text(encoding="utf-8")
     return content, Page(content)
 
 
 def test_needs_nothing_from_outside(tmp_path: Path) -> None:
-    content, page = read(tmp_path, make_summary(), [make_overlay()])
+    content, page = read(tmp_path, make_summary(), [make_picture()])
     assert not page.tags & {"script", "link", "iframe", "object", "embed"}
     references = [value for name, value in page.attributes if name in ("src", "href", "xlink:href")]
     references += re.findall(r"url\(([^)]*)\)", content)
@@ -133,9 +134,9 @@ def test_needs_nothing_from_outside(tmp_path: Path) -> None:
 
 
 def test_shows_models_and_figures(tmp_path: Path) -> None:
-    _, page = read(tmp_path, make_summary(), [make_overlay()])
+    _, page = read(tmp_path, make_summary(), [make_picture()])
     for name in NAMES.values():
-        # tile, two tables, header of the volumes, overlay, legend, loss
+        # tile, two tables, header of the volumes, picture, legend, loss
         assert page.words.count(name) == 7
     for figure in (
         "Teacher T 1,200,000 1.0 × 900.0 1.0 × 2 min 05 s",
@@ -204,24 +205,24 @@ def test_text_is_escaped(tmp_path: Path) -> None:
     summary["scaled"] = [HOSTILE]
     for row in summary["models"]["distilled"]["history"]:
         row[HOSTILE] = 1.0
-    overlay = make_overlay(HOSTILE)
-    hostile = Overlay(HOSTILE, HOSTILE, overlay.image, overlay.truth, {HOSTILE: overlay.truth})
+    picture = make_picture(HOSTILE)
+    hostile = Picture(HOSTILE, HOSTILE, picture.image, picture.truth, {HOSTILE: picture.truth})
     _, page = read(tmp_path, summary, [hostile])
     assert "script" not in page.tags
     assert page.words.count(HOSTILE) > 40
 
 
 def test_same_bytes_whatever_the_style_of_the_user(tmp_path: Path) -> None:
-    write_report(tmp_path / "first.html", make_summary(), [make_overlay()])
+    write_report(tmp_path / "first.html", make_summary(), [make_picture()])
     rude: Any = {"savefig.bbox": "tight", "axes.facecolor": "black", "font.size": 20, "svg.fonttype": "path"}
     with matplotlib.rc_context(rude):
-        write_report(tmp_path / "second.html", make_summary(), [make_overlay()])
+        write_report(tmp_path / "second.html", make_summary(), [make_picture()])
     assert (tmp_path / "first.html").read_bytes() == (tmp_path / "second.html").read_bytes()
 
 
 @pytest.mark.parametrize("rows", [1, 2])
 def test_pictures_decode(tmp_path: Path, rows: int) -> None:
-    content, _ = read(tmp_path, make_summary(), [make_overlay()] * rows)
+    content, _ = read(tmp_path, make_summary(), [make_picture()] * rows)
     pictures = re.findall(r'src="data:image/png;base64,([^"]*)"', content)
     sizes = [Image.open(io.BytesIO(base64.b64decode(picture, validate=True))).size for picture in pictures]
     # 480 pixels / 40 columns = 12 per voxel; the models are shown in a window of 18 x 18 voxels at 27 each

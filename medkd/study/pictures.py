@@ -1,0 +1,129 @@
+"""Which slices a report shows, and what the models draw on them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from medkd.data import Case, DecathlonTask, read_image, read_label
+from medkd.errors import UserError
+from medkd.inference import Segmenter
+from medkd.metrics import labels_from_logits
+from medkd.run_folder import WEIGHTS_FILE
+from medkd.study.job import is_finished, jobs_of, read_result
+from medkd.study.plan import Study
+
+# The models of a study's pictures, in the order in which they are shown.
+ROLES = {"teacher": "Teacher", "student": "Student alone", "distilled": "Student distilled"}
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A slice with the contours of the truth and of the models.
+
+    Attributes:
+        case: name of the volume.
+        caption: why this slice was chosen, such as "median case".
+        image: ``(H, W)`` of 0 to 1, row 0 anterior, column 0 the patient's right.
+        truth: boolean ``(H, W)``.
+        masks: display name of a model to its boolean ``(H, W)``.
+    """
+
+    case: str
+    caption: str
+    image: np.ndarray
+    truth: np.ndarray
+    masks: dict[str, np.ndarray]
+
+
+def study_pictures(out: Path, study: Study) -> list[Picture]:
+    """What the three models of ``study.pictures`` draw, trained with the first seed.
+
+    Args:
+        out: folder of the study.
+        study: as it was planned.
+
+    Returns:
+        As :func:`draw_cases`. Nothing where the study names no such models, one of them is not finished or was deleted,
+        they do not share their pre-processing, or the data has gone.
+
+    Raises:
+        UserError: a run is of another recipe than the study's, or a file cannot be used.
+    """
+    if not study.pictures.keys() >= ROLES.keys():
+        return []
+    jobs = {job.id: job for job in jobs_of(study, out)}
+    chosen = {role: jobs[f"{study.pictures[role]}-{study.seeds[0]}"] for role in ROLES}
+    folders = {role: Path(job.folder) / f"{job.run.of or job.run.name}-{job.seed}" for role, job in chosen.items()}
+    data, result = Path(chosen["distilled"].data), read_result(chosen["distilled"])
+    files = [data / "dataset.json", *(folder / WEIGHTS_FILE for folder in folders.values())]
+    if result is None or not all(map(is_finished, chosen.values())) or not all(file.is_file() for file in files):
+        return []
+    segmenters = {f"{name}: {chosen[role].run.title}": Segmenter.load(folders[role]) for role, name in ROLES.items()}
+    preparations = [segmenter.model.preprocessing for segmenter in segmenters.values()]
+    if len({(preparation.size, preparation.window) for preparation in preparations}) > 1:
+        return []
+    dice = {case["name"]: case["labels"][study.label]["dice"] for case in result["cases"]}
+    return draw_cases(segmenters, DecathlonTask.load(data), dice, study.label)
+
+
+def draw_cases(
+    segmenters: Mapping[str, Segmenter], task: DecathlonTask, dice: Mapping[str, float], label: str
+) -> list[Picture]:
+    """Draw the best, the median and the worst case of the distilled student; fewer where there are fewer cases.
+
+    Args:
+        segmenters: display name to a model; all prepare their slices in one way.
+        task: that the cases are of.
+        dice: case to the Dice of the distilled student.
+        label: name of the structure to draw.
+
+    Returns:
+        Of each case the slice that holds most of the structure.
+
+    Raises:
+        UserError: a case is not in the task, or its files cannot be used.
+    """
+    value = next(value for value, name in task.labels.items() if name == label)
+    chosen = _choose(dice)
+    return [
+        _draw(segmenters, case, caption, value)
+        for caption, case in zip(chosen.values(), task.select(chosen), strict=True)
+    ]
+
+
+def _choose(dice: Mapping[str, float]) -> dict[str, str]:
+    """Case to why it is shown."""
+    order = list(dice)
+    order = [order[index] for index in np.argsort(list(dice.values()), kind="stable")[::-1]]
+    if len(order) == 1:
+        return {order[0]: "only case"}
+    return {order[0]: "best case", order[len(order) // 2]: "median case", order[-1]: "worst case"}
+
+
+def _draw(segmenters: Mapping[str, Segmenter], case: Case, caption: str, value: int) -> Picture:
+    if case.label is None:
+        raise UserError(f"{case.image} has no label: pictures need labelled cases.")
+    preprocessing = next(iter(segmenters.values())).model.preprocessing
+    prepared = preprocessing.apply(read_image(case.image), read_label(case.label))
+    truth = prepared.label[0].numpy() == value  # type: ignore[index]
+    index = int(truth.sum(axis=(0, 1)).argmax())
+    masks = {
+        name: _display(labels_from_logits(segmenter.predict(prepared))[0, :, :, index].numpy() == value)
+        for name, segmenter in segmenters.items()
+    }
+    return Picture(
+        case=case.name,
+        caption=f"{caption} of the distilled student, slice {index}",
+        image=_display(prepared.image[0, :, :, index].numpy()),
+        truth=_display(truth[:, :, index]),
+        masks=masks,
+    )
+
+
+def _display(plane: np.ndarray) -> np.ndarray:
+    """RAS ``(x, y)`` to rows from the front and columns from the patient's right, as radiologists look at it."""
+    return plane.T[::-1, ::-1]

@@ -1,0 +1,134 @@
+"""The figures of all runs of a study in one small JSON, from which its report is made."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from medkd.files import atomic_write
+from medkd.study.job import jobs_of
+from medkd.study.latency import LATENCY_FILE
+from medkd.study.outcome import standing
+from medkd.study.plan import Study
+from medkd.study.study_file import published_figures
+
+_KEPT = ("run", "seed", "network", "parameters", "macs", "size", "seconds")
+_IN_HISTORY = ("epoch", "loss", "val_dice", "seconds")
+_DIGITS = 5
+# How deep the file is spread over lines: a run with one seed stays on one.
+_DEPTH = 3
+_ABSOLUTE = re.compile(r"(?<![\w.:/])/(?:[^\s/'\"]+/)*([^\s/'\"]+)")
+
+
+def gather(out: Path, study: Study) -> dict[str, Any]:
+    """Collect what the runs of a study have left.
+
+    Args:
+        out: folder of the study.
+        study: as it was planned.
+
+    Returns:
+        ``study`` (without folders of this machine), ``published`` figures by run, ``runs`` (results of the finished
+        seeds, by run, with the study's label alone), ``failed`` (sentence by id), ``missing`` (ids of those that have
+        not run), ``latency`` (seconds for a slice by run) with ``latency_threads``, ``machine`` of the first run,
+        ``other_machines``, ``seconds`` (of all training). Numbers have five significant digits.
+    """
+    out = out.resolve()
+    jobs = jobs_of(study, out)
+    outcome = standing(jobs, out)
+    finished = [outcome.results[job.id] for job in jobs if job.id in outcome.results]
+    machines: list[dict[str, Any]] = []
+    for result in finished:
+        if result["machine"] not in machines:
+            machines.append(result["machine"])
+    file = out / LATENCY_FILE
+    latency = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    names = {run.name for run in study.runs}
+    folders = [out] if study.data is None else [out, Path(study.data)]
+    by_run: dict[str, list[dict[str, Any]]] = {}
+    for result in finished:
+        by_run.setdefault(result["run"], []).append(_kept(result, study.label))
+    results = {
+        "study": _without_folders(study.to_dict()),
+        "published": published_figures(study.published),
+        "runs": {run.name: by_run[run.name] for run in study.runs if run.name in by_run},
+        "failed": {id: _without_paths(failure.sentence, folders) for id, failure in outcome.failed.items()},
+        "missing": [job.id for job in jobs if job.id not in outcome.results | outcome.failed],
+        "latency": {name: seconds for name, seconds in latency.items() if name in names},
+        "latency_threads": study.threads,
+        "machine": machines[0] if machines else None,
+        "other_machines": machines[1:],
+        "seconds": sum(result["seconds"] for result in finished),
+    }
+    # What is written and what is reported are the same numbers, and lists are lists in both.
+    return json.loads(json.dumps(_rounded(results)))
+
+
+def write_results(out: Path, study: Study) -> dict[str, Any]:
+    """Write ``<study>.json`` into the study's folder.
+
+    Args:
+        out: folder of the study.
+        study: as it was planned.
+
+    Returns:
+        As :func:`gather`.
+
+    Raises:
+        UserError: the folder cannot be written to.
+    """
+    results = gather(out, study)
+    with atomic_write(out / f"{study.name}.json") as temporary:
+        temporary.write_text(_spread(results) + "\n", encoding="utf-8")
+    return results
+
+
+def _kept(result: Mapping[str, Any], label: str) -> dict[str, Any]:
+    return {
+        **{key: result[key] for key in _KEPT},
+        "history": [{key: row[key] for key in _IN_HISTORY if key in row} for row in result["history"]],
+        "cases": [{"name": case["name"], "labels": {label: case["labels"][label]}} for case in result["cases"]],
+        "pooled": {label: result["pooled"][label]},
+    }
+
+
+def _without_folders(value: Any) -> Any:
+    """The value with the name of every file or folder in place of its path: a report is read on other machines."""
+    if isinstance(value, Mapping):
+        return {key: _without_folders(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_without_folders(item) for item in value]
+    return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
+
+
+def _without_paths(sentence: str, folders: Sequence[Path]) -> str:
+    """The sentence with what lies in ``folders`` relative to them, and with other paths cut down to their last part."""
+    for folder in folders:
+        sentence = sentence.replace(f"{folder}{os.sep}", "").replace(str(folder), folder.name)
+    return _ABSOLUTE.sub(r"\1", sentence)
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _rounded(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_rounded(item) for item in value]
+    return float(f"{value:.{_DIGITS}g}") if isinstance(value, float) else value
+
+
+def _spread(value: Any, depth: int = 0) -> str:
+    """JSON with the outer levels on lines of their own and the inner ones on one line each."""
+    items = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    if depth and (depth >= _DEPTH or not any(isinstance(item, (dict, list)) for item in items)):
+        return json.dumps(value, ensure_ascii=False, allow_nan=False)
+    indent = " " * (depth + 1)
+    if isinstance(value, dict):
+        lines = [f"{json.dumps(key, ensure_ascii=False)}: {_spread(item, depth + 1)}" for key, item in value.items()]
+    else:
+        lines = [_spread(item, depth + 1) for item in value]
+    opening, closing = ("{", "}") if isinstance(value, dict) else ("[", "]")
+    return f"{opening}\n{indent}" + f",\n{indent}".join(lines) + f"\n{' ' * depth}{closing}"

@@ -1,0 +1,277 @@
+"""Numbers and findings of a study in plain text, so that its Markdown and HTML reports say the same."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from medkd.metrics import PairedDifference
+from medkd.study.page import duration
+from medkd.study.study_file import ready_studies
+from medkd.study.tables import BETTER, NOT_TOLD_APART, WORSE, FigureRow, FigureTable, NetworkRow
+
+NOTHING = "–"
+HOLDS_ZERO = "interval holds 0"
+# Above this, readers are told that no p-value of the table can say anything.
+_LEVEL = 0.05
+_PUBLISHED = (
+    " Published figures are of other data or another split: compare the direction and the size of the gains, not the "
+    "figures themselves."
+)
+
+
+def figure(value: float | None, deviation: float | None = None) -> str:
+    """``0.612``, with a standard deviation ``0.612 ± 0.010``; a dash for None."""
+    if value is None:
+        return NOTHING
+    return f"{value:.3f}" if deviation is None else f"{value:.3f} ± {deviation:.3f}"
+
+
+def signed(value: float | None) -> str:
+    """``+0.032``, ``−0.010``, ``0.000``; a dash for None."""
+    if value is None:
+        return NOTHING
+    printed = f"{value:+.3f}".replace("-", "−")
+    return printed if printed.strip("+−0.") else printed[1:]
+
+
+def with_gain(value: float | None, gain: float | None) -> str:
+    """``0.763 (+0.048)``, without brackets where there is no gain."""
+    return figure(value) if gain is None else f"{figure(value)} ({signed(gain)})"
+
+
+def interval(row: FigureRow) -> str:
+    """The gain with its 95 % interval, ``+0.032 [−0.010, +0.071]``; a dash where there is none."""
+    if row.gain is None:
+        return NOTHING
+    return f"{signed(row.gain.mean)} [{signed(row.gain.low)}, {signed(row.gain.high)}]"
+
+
+def p_value(p: float | None) -> str:
+    """``0.031``, ``< 0.001``, ``1``; a dash for None."""
+    if p is None:
+        return NOTHING
+    if p < 0.001:
+        return "< 0.001"
+    return "1" if p > 0.9995 else f"{p:.3f}"
+
+
+def verdict(row: FigureRow, table: FigureTable) -> str:
+    """``better``, ``worse`` or ``interval holds 0``; ``control`` for that row and a dash where there is no gain."""
+    if row.run == table.control:
+        return "control"
+    return NOTHING if row.verdict is None else {NOT_TOLD_APART: HOLDS_ZERO}.get(row.verdict, row.verdict)
+
+
+def published_dice(row: FigureRow) -> float | None:
+    """Of the paper, if it gives one."""
+    return None if row.published is None else row.published.get("dice")
+
+
+def row_title(row: FigureRow, table: FigureTable) -> str:
+    """The row's title, with the number of seeds where some are not finished."""
+    if row.seeds == table.planned_seeds:
+        return row.title
+    return f"{row.title} ({row.seeds} of {table.planned_seeds} seeds)"
+
+
+def milliseconds(seconds: float | None) -> str:
+    """``12.3``; a dash for None."""
+    return NOTHING if seconds is None else f"{seconds * 1000:.1f}"
+
+
+def dice_range(row: NetworkRow) -> str:
+    """Dice of the network's worst and best run, ``0.612 to 0.705``; one figure where it has one run."""
+    return figure(row.highest) if len(row.runs) == 1 else f"{figure(row.lowest)} to {figure(row.highest)}"
+
+
+def networks(results: Mapping[str, Any]) -> str:
+    """What the table of networks shows."""
+    threads = _count(results["latency_threads"], "thread")
+    return (
+        "Multiply-adds and time are those of one slice of the size that the network is trained with, the time on the "
+        f"processor with {threads}. Dice is the mean over volumes and seeds, of the worst and the best "
+        "run with the network."
+    )
+
+
+def progress(results: Mapping[str, Any]) -> str:
+    """How much of the study the figures are of; empty where all of it is finished."""
+    finished, failed = sum(map(len, results["runs"].values())), len(results["failed"])
+    planned = finished + failed + len(results["missing"])
+    if finished == planned:
+        return ""
+    return (
+        f"The study is not finished: of {_count(planned, 'run')} {_are(finished)} done, and {failed or 'none'} failed. "
+        "Every figure is of what is done."
+    )
+
+
+def reading(results: Mapping[str, Any], tables: Iterable[FigureTable]) -> list[str]:
+    """How to read the tables, in paragraphs."""
+    seeds = len(results["study"]["seeds"])
+    volumes = max((table.volumes for table in tables), default=0)
+    spread = "; ± is the standard deviation between seeds" if seeds > 1 else ""
+    return [
+        f"Dice, IoU, recall and precision of the {results['study']['label']} are those of a volume on the grid of the "
+        f"original scan, means over the test volumes ({volumes or NOTHING}) and the seeds ({seeds}){spread}.",
+        "A gain is the Dice of a row less that of the control of its table, volume by volume and seed by seed. In "
+        "brackets stands its 95 % interval, from a bootstrap that draws the volumes and the seeds anew. Where the "
+        f"interval holds 0, the row cannot be told apart from the control. {_width(seeds)} All gains of a table are "
+        "counted from the same trainings of the control: where those went badly by chance, every row looks better. "
+        "Intervals are not adjusted for the number of rows: of 20 rows without any effect one is expected to miss 0.",
+        "p is that of the Wilcoxon signed-rank test over the volumes, each with its mean over the seeds, adjusted for "
+        "the number of rows of the table (Holm). It speaks of other volumes, not of training again.",
+        "Pooled Dice makes one count of all slices of all test volumes, foreground where the logit exceeds 0.5, as the "
+        f"thesis on MTMS-KD does.{_PUBLISHED if results['published'] else ''}",
+    ]
+
+
+def _width(seeds: int) -> str:
+    if seeds == 1:
+        return "With one seed it knows nothing of the chance of training: read it as a hint."
+    if seeds > 3:
+        return "With few volumes and seeds it is rather too narrow."
+    # So few draws often hit one seed only: the interval then ends at the seeds themselves, and all of them fall on one
+    # side of the true gain once in 2^(seeds - 1).
+    return (
+        f"With {seeds} seeds it is too narrow where training moves the Dice more than the volumes do, and at worst "
+        f"misses the true gain in {100 // 2 ** (seeds - 1)} of 100 such studies instead of 5: read it as a hint."
+    )
+
+
+def unfinished(table: FigureTable) -> str:
+    """How many runs of the table are missing; empty where none is."""
+    if not table.missing:
+        return ""
+    planned = len(table.rows) * table.planned_seeds
+    return f"Not finished: {table.missing} of the {_count(planned, 'run')} of this table."
+
+
+def findings(table: FigureTable) -> list[str]:
+    """What a table shows, in sentences that follow from its numbers."""
+    compared = _compared(table)
+    if not compared:
+        return [
+            f"No row can be compared with the control ({table.control_title}): that takes a seed that both have "
+            "finished and two test volumes."
+        ]
+    counts = _counts([row for row, _ in compared], table)
+    sentences = [counts, _largest(compared, table), _against_published(compared, table)]
+    if table.smallest_p is not None and table.smallest_p > _LEVEL:
+        tested = sum(row.gain is not None for row in table.rows)
+        sentences.append(
+            f"With {_count(table.volumes, 'volume')} and {_count(tested, 'comparison')} no adjusted p can fall below "
+            f"{p_value(table.smallest_p)}, whatever the figures: a large p says nothing here."
+        )
+    return [sentence for sentence in sentences if sentence]
+
+
+def anova(table: FigureTable) -> list[str]:
+    """The analyses of variance of a table, as in the thesis and with the control; empty where there is none."""
+    analyses = [table.anova_alone, table.anova_control if table.control != table.published_control else None]
+    sentences = [
+        f"One-way ANOVA of {found.against} ({_count(found.groups[0], 'training')}) against the distilled rows together "
+        f"({found.groups[1]}): F {found.statistic:.2f}, p {p_value(found.p_value)}."
+        for found in analyses
+        if found is not None
+    ]
+    if sentences:
+        sentences.append("It takes the mean Dice of each training for an independent draw, as the thesis does.")
+    return sentences
+
+
+def _compared(table: FigureTable) -> list[tuple[FigureRow, PairedDifference]]:
+    """The distilled rows that have a gain; all that have one where none of the table is distilled."""
+    distilled = any(row.distilled for row in table.rows)
+    return [(row, row.gain) for row in table.rows if row.gain is not None and row.distilled == distilled]
+
+
+def _counts(rows: list[FigureRow], table: FigureTable) -> str:
+    kind = "distilled row" if rows[0].distilled else "row"
+    if len(rows) == 1:
+        said = {BETTER: "is better than", WORSE: "is worse than"}.get(str(rows[0].verdict), "cannot be told apart from")
+        return f"The one {kind} beside the control {said} it ({table.control_title})."
+    better, worse = (_are(sum(row.verdict == name for row in rows)) for name in (BETTER, WORSE))
+    alike = sum(row.verdict == NOT_TOLD_APART for row in rows) or "none"
+    return (
+        f"Of {len(rows)} {kind}s {better} better than the control ({table.control_title}), {worse} worse, and the "
+        f"interval of {alike} holds 0."
+    )
+
+
+def _largest(rows: list[tuple[FigureRow, PairedDifference]], table: FigureTable) -> str:
+    best, gain = max(rows, key=lambda pair: pair[1].mean)
+    published = ""
+    if best.published_gain is not None:
+        published = f"; published, it gains {signed(best.published_gain)} over {table.published_control_title}"
+    kind = "largest gain" if gain.mean > 0 else "smallest loss"
+    return f"The {kind} is that of {best.title}: {interval(best)}{published}."
+
+
+def _against_published(rows: list[tuple[FigureRow, PairedDifference]], table: FigureTable) -> str:
+    """Means over the rows that have all three gains: here, here counted as in the paper, and published."""
+    gains = [
+        (gain.mean, row.pooled_gain, row.published_gain)
+        for row, gain in rows
+        if row.pooled_gain is not None and row.published_gain is not None
+    ]
+    if len(gains) < 2:
+        return ""
+    ours, pooled, published = (signed(statistics.fmean(column)) for column in zip(*gains, strict=True))
+    over = f"over {table.published_control_title}"
+    return (
+        f"On average the {len(gains)} of them with a published figure gain {ours} over the control and, in pooled "
+        f"Dice, {pooled} {over}; published, they gain {published} {over}."
+    )
+
+
+def scaled_overrides(results: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, str]]]]:
+    """What the scale changes in recipes, networks and weights: name of each, and its overrides as names and values."""
+    own = results["study"]["recipes"]
+    groups = {f"recipe {name}": overrides for name, overrides in own["recipes"].items()}
+    groups |= {f"network {name}": overrides for name, overrides in own["networks"].items()}
+    groups |= {"weights of the terms": own["weights"]}
+    return [(name, [(key, str(value)) for key, value in group.items()]) for name, group in groups.items() if group]
+
+
+def command(results: Mapping[str, Any]) -> str:
+    """The command that makes these figures."""
+    study = results["study"]
+    name = study["name"] if study["name"] in ready_studies() else f"{study['name']}.yaml"
+    data = "" if study["data"] is None else f" --data {study['data']}"
+    return f"medkd study run {name} --scale {study['scale']}{data}"
+
+
+def made(results: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Where the figures come from: names and values."""
+    study = results["study"]
+    finished = sum(map(len, results["runs"].values()))
+    machines = [results["machine"], *results["other_machines"]] if results["machine"] else []
+    return [
+        ("Data", study["data"] or "synthetic volumes"),
+        ("Seeds", ", ".join(map(str, study["seeds"]))),
+        ("Threads of a run", str(study["threads"])),
+        ("Machine", "; ".join(dict.fromkeys(_machine(machine) for machine in machines)) or NOTHING),
+        ("Versions", "; ".join(dict.fromkeys(_versions(machine) for machine in machines)) or NOTHING),
+        ("Training", f"{duration(results['seconds'])}, summed over {_count(finished, 'run')}"),
+    ]
+
+
+def _machine(machine: Mapping[str, Any]) -> str:
+    processor = f"{machine['processor']}, {machine['cores']} cores"
+    return f"{machine['gpu']}, {processor}" if machine["gpu"] else processor
+
+
+def _versions(machine: Mapping[str, Any]) -> str:
+    names = {"medkd": "medkd", "Python": "python", "PyTorch": "torch", "MONAI": "monai"}
+    return ", ".join(f"{name} {machine[key]}" for name, key in names.items())
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def _are(number: int) -> str:
+    return {0: "none is", 1: "1 is"}.get(number, f"{number} are")

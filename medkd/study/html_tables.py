@@ -39,7 +39,7 @@ def _gains(figures: FigureTable) -> str:
     has_gains, has_published = bool(figures.published_control), any(row.published for row in figures.rows)
     counted = ["Dice", *([f"Gain over {text(figures.published_control_title)}"] if has_gains else [])]
     groups = [("Against the control", 3), ("Pooled slices", len(counted))]
-    names = ["Gain <small>[95 % interval]</small>", "p <small>(Holm)</small>", "Verdict", *counted]
+    names = ["Gain <small>± SD between seeds [95 % interval]</small>", "p <small>(Holm)</small>", "Verdict", *counted]
     if has_published:
         groups.append(("Published", len(counted)))
         names += counted
@@ -48,7 +48,7 @@ def _gains(figures: FigureTable) -> str:
         cells = [
             text(wording.row_title(row, figures)),
             _small(wording.figure(row.dice, row.seed_deviation), " ±"),
-            _small(wording.interval(row), " ["),
+            _small(wording.interval(row), " ±" if "±" in wording.interval(row) else " ["),
             text(wording.p_value(row.p_holm)),
             _verdict(row, figures),
             wording.figure(row.pooled_dice),
@@ -65,12 +65,12 @@ def _gains(figures: FigureTable) -> str:
 def _details(figures: FigureTable) -> str:
     """What fewer readers look for, folded away."""
     published = [name for name in _DETAILS if any(name in (row.published or {}) for row in figures.rows)]
-    names = ["Seeds", *_DETAILS.values(), "SD of the gain<br>between seeds"]
+    names = ["Seeds", *_DETAILS.values()]
     groups = [("Here", len(names)), *([("Published", len(published))] if published else [])]
     names += [_DETAILS[name] for name in published]
     rows = []
     for row in figures.rows:
-        own = [row.iou, row.recall, row.precision, row.gain.seed_deviation if row.gain else None]
+        own = [row.iou, row.recall, row.precision]
         theirs = [(row.published or {}).get(name) for name in published]
         rows.append([text(row.title), str(row.seeds), *map(wording.figure, (*own, *theirs))])
     title = f"IoU, recall and precision: {text(figures.title)}"

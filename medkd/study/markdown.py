@@ -74,7 +74,7 @@ def _details(table: FigureTable) -> list[str]:
     """What fewer readers look for, folded away."""
     names = {"iou": "IoU", "recall": "recall", "precision": "precision"}
     published = [name for name in names if any(name in (row.published or {}) for row in table.rows)]
-    head = ["", "seeds", *names.values(), "SD of the gain between seeds"]
+    head = ["", "seeds", *names.values()]
     head += [f"published {names[name]}" for name in published]
     rows = [[_text(row.title), str(row.seeds), *_details_cells(row, published)] for row in table.rows]
     return [
@@ -89,7 +89,7 @@ def _details(table: FigureTable) -> list[str]:
 
 
 def _details_cells(row: FigureRow, published: Iterable[str]) -> list[str]:
-    own = [row.iou, row.recall, row.precision, row.gain.seed_deviation if row.gain else None]
+    own = [row.iou, row.recall, row.precision]
     return [wording.figure(value) for value in (*own, *((row.published or {}).get(name) for name in published))]
 
 

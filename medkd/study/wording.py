@@ -42,10 +42,11 @@ def with_gain(value: float | None, gain: float | None) -> str:
 
 
 def interval(row: FigureRow) -> str:
-    """The gain with its 95 % interval, ``+0.032 [−0.010, +0.071]``; a dash where there is none."""
+    """The gain, its deviation between seeds and its 95 % interval, ``+0.032 ± 0.011 [−0.010, +0.071]``; or a dash."""
     if row.gain is None:
         return NOTHING
-    return f"{signed(row.gain.mean)} [{signed(row.gain.low)}, {signed(row.gain.high)}]"
+    spread = "" if row.gain.seed_deviation is None else f" ± {row.gain.seed_deviation:.3f}"
+    return f"{signed(row.gain.mean)}{spread} [{signed(row.gain.low)}, {signed(row.gain.high)}]"
 
 
 def p_value(p: float | None) -> str:

@@ -86,4 +86,4 @@ def test_only_common_seeds_are_compared(page, tmp_path):
 
 def test_seeds_that_disagree_decide_nothing(page, tmp_path):
     text = written(page, tmp_path, arm("D", [0.6, 0.8], [0.56, 0.76]))
-    assert "- D: cannot be told from the control, the seeds disagree" in text
+    assert "- D: cannot be told from the control." in text

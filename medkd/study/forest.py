@@ -138,7 +138,7 @@ def _diamond(x: str, y: str) -> str:
 
 FOREST_CSS = """
 .forest { margin: 0 0 20px; font-size: 14px; line-height: 1.35; font-variant-numeric: tabular-nums lining-nums; }
-.forest > div { display: grid; grid-template-columns: 24% 1fr 13.5em; column-gap: 16px; align-items: center;
+.forest > div { display: grid; grid-template-columns: 24% 1fr 17.5em; column-gap: 16px; align-items: center;
   break-inside: avoid; }
 .forest > div > span:last-child { color: var(--muted); white-space: nowrap; }
 .forest .title { overflow-wrap: anywhere; padding: 3px 0; }
@@ -155,7 +155,7 @@ FOREST_CSS = """
 }
 @media print {
   .forest { font-size: 9pt; }
-  .forest > div { grid-template-columns: 24% 1fr 13.5em; column-gap: 10px; }
+  .forest > div { grid-template-columns: 24% 1fr 17.5em; column-gap: 10px; }
   .forest > div > svg { grid-area: auto; }
 }
 """

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from medkd.metrics import OverlapCounts
-from medkd.study import wording
+from medkd.study import origin, wording
 from medkd.study.charts import Curve, curves_svg, line_sample_svg, mask_png, slice_png, window_around
 from medkd.study.forest import FOREST_CSS
 from medkd.study.html_tables import TABLES_CSS, table_section
@@ -50,7 +50,7 @@ def html_report(results: Mapping[str, Any], pictures: Sequence[Picture]) -> str:
         _networks(results),
         _scaled(results),
         _unfinished(results),
-        section("How it was made", _made(results)),
+        section("How it was made", _made(results), _runs(results)),
     ]
     return page(results["study"]["title"], "\n".join(filter(None, sections)), TABLES_CSS + FOREST_CSS + _CSS)
 
@@ -131,8 +131,8 @@ def _networks(results: Mapping[str, Any]) -> str:
         [
             f"<code>{text(row.name)}</code>",
             str(len(row.runs)),
-            f"{row.parameters:,}",
-            f"{row.macs / 1e6:,.0f}",
+            wording.whole(row.parameters),
+            wording.millions(row.macs),
             wording.milliseconds(row.latency),
             wording.dice_range(row),
             f"<code>{text(row.best)}</code>",
@@ -159,11 +159,7 @@ def _cost_chart(spreads: Sequence[Spread]) -> str:
 
 def _scaled(results: Mapping[str, Any]) -> str:
     sentences = results["study"]["scaled"]
-    rows = [
-        [text(name), " ".join(f"<code>{text(f'{key} {value}')}</code>" for key, value in pairs)]
-        for name, pairs in wording.scaled_overrides(results)
-        if pairs
-    ]
+    rows = [[text(name), _codes(pairs)] for name, pairs in origin.scaled_overrides(results) if pairs]
     if not sentences and not rows:
         return ""
     overrides = table("What recipes and networks have instead", head_row(["Of", "Overrides"]), rows, "overrides")
@@ -179,8 +175,27 @@ def _unfinished(results: Mapping[str, Any]) -> str:
 
 
 def _made(results: Mapping[str, Any]) -> str:
-    own = {"Command": f"<code>{text(wording.command(results))}</code>"}
-    return facts(own | {text(name): text(value) for name, value in wording.made(results)})
+    own = {"Command": f"<code>{text(origin.command(results))}</code>"}
+    return facts(own | {text(name): text(value) for name, value in origin.made(results)})
+
+
+def _runs(results: Mapping[str, Any]) -> str:
+    """What every run was, folded away."""
+    rows = [
+        [
+            f"<code>{text(run.name)}</code>",
+            *map(text, (run.title, run.recipe, run.network, run.teacher, run.method)),
+            _codes(run.overrides),
+        ]
+        for run in origin.run_facts(results)
+    ]
+    head = head_row(["Run", "Title", "Recipe", "Network", "Teacher", "Method", "Overrides"])
+    title = "What every run was"
+    return f"<details><summary>{title}</summary>{table(title, head, rows, 'wide runs')}</details>"
+
+
+def _codes(pairs: Iterable[tuple[str, str]]) -> str:
+    return " ".join(f"<code>{text(f'{key} {value}')}</code>" for key, value in pairs) or wording.NOTHING
 
 
 _CSS = """
@@ -189,8 +204,16 @@ _CSS = """
 .findings li { padding: 8px 0; border-bottom: 1px solid var(--line); }
 .findings a { display: block; font-weight: 600; }
 .overrides { min-width: 0; }
-.overrides td, .overrides th { text-align: left; white-space: normal; }
-.overrides code { margin-right: 12px; }
+.overrides td, .overrides th, .runs td, .runs th { text-align: left; white-space: normal; }
+.overrides code, .runs code { display: inline-block; margin-right: 12px; line-height: inherit; }
+.runs { table-layout: fixed; min-width: 1030px; font-size: 13px; }
+.runs th, .runs td { overflow-wrap: anywhere; }
+.runs thead th:nth-child(n) { width: 12%; }
+.runs thead tr:first-child th:first-child, .runs thead th:nth-child(2) { width: 14%; }
+.runs thead th:nth-child(3) { width: 18%; }
+.runs thead th:nth-child(5) { width: 7%; }
+.runs thead th:last-child { width: 23%; }
+dl + details { margin-top: 20px; }
 .slices { grid-template-columns: repeat(5, 1fr); }
 .dice figure, .cost { max-width: 580px; }
 .cost { margin-top: 24px; }

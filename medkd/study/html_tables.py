@@ -65,15 +65,16 @@ def _gains(figures: FigureTable) -> str:
 def _details(figures: FigureTable) -> str:
     """What fewer readers look for, folded away."""
     published = [name for name in _DETAILS if any(name in (row.published or {}) for row in figures.rows)]
-    names = ["Seeds", *_DETAILS.values()]
+    names = ["Seeds", *_DETAILS.values(), "Parameters", "M multiply-adds"]
     groups = [("Here", len(names)), *([("Published", len(published))] if published else [])]
     names += [_DETAILS[name] for name in published]
     rows = []
     for row in figures.rows:
-        own = [row.iou, row.recall, row.precision]
-        theirs = [(row.published or {}).get(name) for name in published]
-        rows.append([text(row.title), str(row.seeds), *map(wording.figure, (*own, *theirs))])
-    title = f"IoU, recall and precision: {text(figures.title)}"
+        own = map(wording.figure, (row.iou, row.recall, row.precision))
+        theirs = [wording.figure((row.published or {}).get(name)) for name in published]
+        size = [wording.whole(row.parameters), wording.millions(row.macs)]
+        rows.append([text(row.title), str(row.seeds), *own, *size, *theirs])
+    title = f"IoU, recall, precision and size: {text(figures.title)}"
     kind = f"wide published-{len(published)}" if published else "wide"
     inside = table(title, _head(["Run"], groups, names), rows, kind)
     return f"<details><summary>{title}</summary>{inside}</details>"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,8 @@ class Job:
         cache: of prepared slices and the teachers' outputs.
         threads: of the processor, so that the figures do not depend on how many runs share it.
         needs: jobs that must be finished before.
+        recipe: what the figures depend on, that of its teacher included, and no folder of this machine: as long as it
+            stays the same, a finished run stays finished.
     """
 
     id: str
@@ -41,6 +43,7 @@ class Job:
     cache: str
     threads: int
     needs: tuple[str, ...]
+    recipe: Mapping[str, Any]
 
     @property
     def out(self) -> Path:
@@ -54,38 +57,75 @@ class Job:
             own["teacher_run"] = str(Path(self.folder) / f"{self.run.teacher}-{self.seed}")
         return {**own, **(self.run.overrides or {})}
 
-    def recipe(self) -> dict[str, Any]:
-        """What the figures belong to: as long as it stays the same, a finished run stays finished."""
-        kept = {key: value for key, value in asdict(self.run).items() if key not in ("name", "title", "overrides")}
-        if self.run.method is not None and Path(self.run.method).is_file():
-            # What a file says counts, not where it lies.
-            kept["method"] = Path(self.run.method).read_text(encoding="utf-8")
-        return json.loads(json.dumps({**kept, "overrides": self.overrides()}, default=str))
-
-    @classmethod
-    def from_dict(cls, content: Mapping[str, Any]) -> Job:
-        """The job that :func:`dataclasses.asdict` made plain."""
-        return cls(**{**content, "run": Run(**content["run"]), "needs": tuple(content["needs"])})
-
 
 def jobs_of(study: Study, out: Path) -> list[Job]:
     """All runs of a study, each with all its seeds, in the order of the study."""
     out = out.resolve()
-    data = str(out / "data") if study.data is None else study.data
-    return [
-        Job(
-            id=f"{run.name}-{seed}",
-            run=run,
-            seed=seed,
-            folder=str(out / "runs"),
-            data=data,
-            cache=str(out / "cache"),
-            threads=study.threads,
-            needs=tuple(f"{name}-{seed}" for name in (run.teacher, run.of) if name is not None),
+    recipes: dict[str, dict[str, Any]] = {}
+    jobs = []
+    for run in study.runs:
+        for seed in study.seeds:
+            needs = tuple(f"{name}-{seed}" for name in (run.teacher, run.of) if name is not None)
+            recipes[f"{run.name}-{seed}"] = _recipe(run, seed, study, [recipes[name] for name in needs])
+            job = Job(
+                id=f"{run.name}-{seed}",
+                run=run,
+                seed=seed,
+                folder=str(out / "runs"),
+                data=str(out / "data") if study.data is None else study.data,
+                cache=str(out / "cache"),
+                threads=study.threads,
+                needs=needs,
+                recipe=recipes[f"{run.name}-{seed}"],
+            )
+            jobs.append(job)
+    return jobs
+
+
+def _recipe(run: Run, seed: int, study: Study, needed: list[dict[str, Any]]) -> dict[str, Any]:
+    overrides = dict(run.overrides or {})
+    if "split_file" in overrides:
+        overrides["split_file"] = Path(overrides["split_file"]).name
+    method = run.method
+    if method is not None and Path(method).is_file():
+        # What a file says counts, not where it lies.
+        method = Path(method).read_text(encoding="utf-8")
+    recipe = {
+        "bundle": run.bundle,
+        "config": run.config,
+        "method": method,
+        "overrides": overrides,
+        "slices": run.slices,
+        "seed": seed,
+        "threads": study.threads,
+        "data": study.phantom if study.data is None else Path(study.data).name,
+        "needed": needed,
+    }
+    return json.loads(json.dumps(recipe, default=str))
+
+
+def claim(job: Job) -> None:
+    """Note beside the run's folder what it is, or refuse a folder with another run.
+
+    Raises:
+        UserError: the folder holds another run.
+    """
+    _check_recipe(job)
+    write_json(_recipe_file(job), job.recipe)
+
+
+def _recipe_file(job: Job) -> Path:
+    # Not in the folder, which a training claims for itself.
+    return Path(job.folder) / f"{job.id}.json"
+
+
+def _check_recipe(job: Job) -> None:
+    file = _recipe_file(job)
+    if file.is_file() and job.out.is_dir() and read_json(file) != job.recipe:
+        raise UserError(
+            f"{job.out} holds a run of another recipe, or of another teacher, than the study has: choose another "
+            "--out, or delete it."
         )
-        for run in study.runs
-        for seed in study.seeds
-    ]
 
 
 def run_job(job: Job) -> None:
@@ -102,6 +142,7 @@ def run_job(job: Job) -> None:
     from medkd.machine import machine_facts
     from medkd.networks import count_macs
 
+    claim(job)
     trained = job.out
     history: list[dict[str, Any]] = []
     if job.run.of is None:
@@ -128,26 +169,35 @@ def run_job(job: Job) -> None:
         "cases": report["cases"],
         "pooled": report["pooled_slices"],
         "machine": machine_facts(),
-        "recipe": job.recipe(),
     }
     write_json(job.out / RESULT_FILE, result)
 
 
-def is_finished(job: Job) -> bool:
-    """Whether the job has its figures.
+def read_result(job: Job) -> dict[str, Any] | None:
+    """The figures of a finished job; None where it is not finished.
 
     Raises:
-        UserError: there are figures, but of another recipe.
+        UserError: there are figures, but of another recipe, or they cannot be read.
     """
-    result = read_result(job)
-    if result is not None and result["recipe"] != job.recipe():
-        raise UserError(
-            f"{job.out} holds a run of another recipe than the study now has: choose another --out, or delete it."
-        )
-    return result is not None
-
-
-def read_result(job: Job) -> dict[str, Any] | None:
-    """The figures of a finished job, else None."""
     file = job.out / RESULT_FILE
-    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+    if not file.is_file():
+        return None
+    if not _recipe_file(job).is_file():
+        raise UserError(f"nobody knows what {job.out} is ({_recipe_file(job).name} beside it is missing): delete it.")
+    _check_recipe(job)
+    return read_json(file)
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """Read a JSON object of a study.
+
+    Raises:
+        UserError: the file holds none.
+    """
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError:
+        content = None
+    if not isinstance(content, dict) or not content:
+        raise UserError(f"{file} is damaged: delete it, and what it held is made again.")
+    return content

@@ -5,45 +5,61 @@ from __future__ import annotations
 import json
 import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from medkd.files import write_json
-from medkd.study.job import Job
-from medkd.study.outcome import Outcome
+from medkd.study.job import read_json
 from medkd.study.plan import Study
 
-LATENCY_FILE = "latency.json"
 WARMUP, PASSES = 3, 20
 
 
-def measure_latencies(study: Study, out: Path, jobs: Sequence[Job], outcome: Outcome) -> None:
-    """Write the seconds per slice of every finished run's network to ``latency.json``, by the name of the run.
-
-    Runs with the same network, arguments and size share one measurement. What the file holds already stays.
+def measure_latencies(study: Study, out: Path, results: Mapping[str, Mapping[str, Any]]) -> None:
+    """Measure the seconds per slice of every network that has not been measured in this folder.
 
     Args:
         study: whose number of threads is used.
         out: folder of the study; nothing else should be running.
-        jobs: of the study.
-        outcome: which of them are finished.
+        results: of finished jobs, by id.
     """
-    file = out / LATENCY_FILE
-    known: dict[str, float] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    by_network: dict[str, float] = {}
-    finished = [job for job in jobs if job.id in outcome.results]
-    # Those that are known first, so that others with their networks take over what was measured.
-    for job in sorted(finished, key=lambda job: job.run.name not in known):
-        result = outcome.results[job.id]
-        network = json.dumps([result["network"], result["size"]], sort_keys=True)
-        if job.run.name not in known:
-            if network not in by_network:
-                print(f"measuring the time of {job.run.name}'s network", flush=True)
-                by_network[network] = _seconds_per_slice(result["network"], result["size"], study.threads)
-            known[job.run.name] = by_network[network]
-            write_json(file, known)
-        by_network.setdefault(network, known[job.run.name])
+    known = _known(out)
+    for result in results.values():
+        key = _key(result, study)
+        if key not in known:
+            print(f"measuring the time of {result['run']}'s network", flush=True)
+            known[key] = _seconds_per_slice(result["network"], result["size"], study.threads)
+            write_json(_file(out), known)
+
+
+def latencies(out: Path, study: Study, results: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
+    """The seconds per slice of runs whose network was measured.
+
+    Args:
+        out: folder of the study.
+        study: whose number of threads is asked for.
+        results: of finished jobs, by id.
+
+    Returns:
+        Name of the run to seconds.
+    """
+    known = _known(out)
+    keys = {result["run"]: _key(result, study) for result in results.values()}
+    return {name: known[key] for name, key in keys.items() if key in known}
+
+
+def _file(out: Path) -> Path:
+    return out / "runs" / "latency.json"
+
+
+def _known(out: Path) -> dict[str, float]:
+    return read_json(_file(out)) if _file(out).is_file() else {}
+
+
+def _key(result: Mapping[str, Any], study: Study) -> str:
+    """What the time depends on, but for the machine."""
+    return json.dumps([result["network"], result["size"], study.threads], sort_keys=True)
 
 
 def _seconds_per_slice(definition: Mapping[str, Any], size: int, threads: int) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from medkd.study import wording
+from medkd.study import origin, wording
 from medkd.study.tables import BETTER, WORSE, FigureRow, FigureTable, network_rows, study_tables
 
 
@@ -19,7 +19,7 @@ def markdown_report(results: Mapping[str, Any]) -> str:
     lines = [
         f"# {study['title']}",
         "",
-        f"Made by `{wording.command(results)}`; do not edit.",
+        f"Made by `{origin.command(results)}`; do not edit.",
         "",
         *_paragraphs([_text(study["about"])] if study["about"] else []),
         *_paragraphs([wording.progress(results)]),
@@ -74,12 +74,12 @@ def _details(table: FigureTable) -> list[str]:
     """What fewer readers look for, folded away."""
     names = {"iou": "IoU", "recall": "recall", "precision": "precision"}
     published = [name for name in names if any(name in (row.published or {}) for row in table.rows)]
-    head = ["", "seeds", *names.values()]
+    head = ["", "seeds", *names.values(), "parameters", "M multiply-adds"]
     head += [f"published {names[name]}" for name in published]
     rows = [[_text(row.title), str(row.seeds), *_details_cells(row, published)] for row in table.rows]
     return [
         "<details>",
-        f"<summary>IoU, recall and precision: {_text(table.title)}</summary>",
+        f"<summary>IoU, recall, precision and size: {_text(table.title)}</summary>",
         "",
         *_grid(head, rows),
         "",
@@ -89,20 +89,21 @@ def _details(table: FigureTable) -> list[str]:
 
 
 def _details_cells(row: FigureRow, published: Iterable[str]) -> list[str]:
-    own = [row.iou, row.recall, row.precision]
-    return [wording.figure(value) for value in (*own, *((row.published or {}).get(name) for name in published))]
+    own = [wording.figure(value) for value in (row.iou, row.recall, row.precision)]
+    theirs = [wording.figure((row.published or {}).get(name)) for name in published]
+    return [*own, wording.whole(row.parameters), wording.millions(row.macs), *theirs]
 
 
 def _networks(results: Mapping[str, Any]) -> list[str]:
     rows = [
         [
-            f"`{row.name}`",
+            _code(row.name),
             str(len(row.runs)),
-            f"{row.parameters:,}",
-            f"{row.macs / 1e6:,.0f}",
+            wording.whole(row.parameters),
+            wording.millions(row.macs),
             wording.milliseconds(row.latency),
             wording.dice_range(row),
-            f"`{row.best}`",
+            _code(row.best),
         ]
         for row in network_rows(results)
     ]
@@ -114,8 +115,8 @@ def _networks(results: Mapping[str, Any]) -> list[str]:
 
 def _scaled(results: Mapping[str, Any]) -> list[str]:
     sentences = [f"- {_text(sentence)}" for sentence in results["study"]["scaled"]]
-    overrides = wording.scaled_overrides(results)
-    rows = [[_text(name), " ".join(f"`{key} {value}`" for key, value in pairs)] for name, pairs in overrides if pairs]
+    overrides = origin.scaled_overrides(results)
+    rows = [[_text(name), _codes(pairs)] for name, pairs in overrides if pairs]
     lines = ["## What was scaled down", ""]
     lines += [*sentences, ""] if sentences else []
     if rows:
@@ -125,8 +126,23 @@ def _scaled(results: Mapping[str, Any]) -> list[str]:
 
 
 def _made(results: Mapping[str, Any]) -> list[str]:
-    facts = [f"- {name}: {_text(value)}" for name, value in wording.made(results)]
-    return ["## How it was made", "", f"- Command: `{wording.command(results)}`", *facts, ""]
+    facts = [f"- {name}: {_text(value)}" for name, value in origin.made(results)]
+    return ["## How it was made", "", f"- Command: `{origin.command(results)}`", *facts, "", *_runs(results)]
+
+
+def _runs(results: Mapping[str, Any]) -> list[str]:
+    """What every run was, folded away."""
+    rows = [
+        [
+            _code(run.name),
+            *map(_text, (run.title, run.recipe, run.network, run.teacher, run.method)),
+            _codes(run.overrides),
+        ]
+        for run in origin.run_facts(results)
+    ]
+    head = ["run", "title", "recipe", "network", "teacher", "method", "overrides"]
+    grid = _grid(head, rows, left=range(len(head)))
+    return ["<details>", "<summary>What every run was</summary>", "", *grid, "", "</details>", ""]
 
 
 def _unfinished(results: Mapping[str, Any]) -> list[str]:
@@ -143,6 +159,16 @@ def _grid(head: Sequence[str], rows: Iterable[Sequence[str]], left: Sequence[int
 
 def _paragraphs(texts: Iterable[str]) -> list[str]:
     return [line for paragraph in texts if paragraph for line in (paragraph, "")]
+
+
+def _codes(pairs: Iterable[tuple[str, str]]) -> str:
+    return " ".join(_code(f"{key} {value}") for key, value in pairs) or wording.NOTHING
+
+
+def _code(value: str) -> str:
+    """Code in one line that breaks no table."""
+    words = " ".join(value.split()).replace("|", "\\|")
+    return f"`` {words} ``" if "`" in words else f"`{words}`"
 
 
 def _text(value: str) -> str:

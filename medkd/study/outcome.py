@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from medkd.errors import UserError
-from medkd.study.job import FAILED_FILE, Job, is_finished, read_result
+from medkd.study.job import FAILED_FILE, Job, read_json, read_result
 
 
 @dataclass(frozen=True)
 class Failure:
-    """Why a job failed, in a sentence, and the file with all that it printed."""
+    """Why a job failed.
+
+    Attributes:
+        sentence: for people.
+        log: file with all that it printed.
+        retriable: whether trying again could help; not where the folder holds another run.
+    """
 
     sentence: str
     log: Path
+    retriable: bool = True
 
 
 @dataclass
@@ -63,12 +69,13 @@ def standing(jobs: Sequence[Job], out: Path, retry: bool = False) -> Outcome:
     for job in jobs:
         log, file = log_file(out, job.id), job.out / FAILED_FILE
         try:
-            if is_finished(job):
-                outcome.results[job.id] = read_result(job) or {}
+            result = read_result(job)
+            if result is not None:
+                outcome.results[job.id] = result
             elif file.is_file() and not retry:
-                outcome.failed[job.id] = Failure(json.loads(file.read_text(encoding="utf-8"))["error"], log)
-        except UserError as error:  # Figures of another recipe.
-            outcome.failed[job.id] = Failure(str(error), log)
+                outcome.failed[job.id] = Failure(read_json(file)["error"], log)
+        except UserError as error:  # Another run, or a damaged file.
+            outcome.failed[job.id] = Failure(str(error), log, retriable=False)
     outcome.note_waiting(jobs)
     return outcome
 

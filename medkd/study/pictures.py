@@ -13,7 +13,8 @@ from medkd.errors import UserError
 from medkd.inference import Segmenter
 from medkd.metrics import labels_from_logits
 from medkd.run_folder import WEIGHTS_FILE
-from medkd.study.job import is_finished, jobs_of, read_result
+from medkd.study.job import jobs_of
+from medkd.study.outcome import standing
 from medkd.study.plan import Study
 
 # The models of a study's pictures, in the order in which they are shown.
@@ -47,26 +48,31 @@ def study_pictures(out: Path, study: Study) -> list[Picture]:
         study: as it was planned.
 
     Returns:
-        As :func:`draw_cases`. Nothing where the study names no such models, one of them is not finished or was deleted,
-        they do not share their pre-processing, or the data has gone.
+        As :func:`draw_cases`. Nothing where the study names no such models, one of them is not finished, is of another
+        recipe or was deleted, they do not share their pre-processing, or the data has gone.
 
     Raises:
-        UserError: a run is of another recipe than the study's, or a file cannot be used.
+        UserError: a file cannot be used.
     """
     if not study.pictures.keys() >= ROLES.keys():
         return []
     jobs = {job.id: job for job in jobs_of(study, out)}
     chosen = {role: jobs[f"{study.pictures[role]}-{study.seeds[0]}"] for role in ROLES}
-    folders = {role: Path(job.folder) / f"{job.run.of or job.run.name}-{job.seed}" for role, job in chosen.items()}
-    data, result = Path(chosen["distilled"].data), read_result(chosen["distilled"])
+    # Where a role evaluates the model of another run, that one's must be what the study has too.
+    trained = {role: jobs[f"{job.run.of or job.run.name}-{job.seed}"] for role, job in chosen.items()}
+    folders = {role: job.out for role, job in trained.items()}
+    needed = [*chosen.values(), *trained.values()]
+    finished = standing(needed, out).results
+    data = Path(chosen["distilled"].data)
     files = [data / "dataset.json", *(folder / WEIGHTS_FILE for folder in folders.values())]
-    if result is None or not all(map(is_finished, chosen.values())) or not all(file.is_file() for file in files):
+    if not all(job.id in finished for job in needed) or not all(file.is_file() for file in files):
         return []
     segmenters = {f"{name}: {chosen[role].run.title}": Segmenter.load(folders[role]) for role, name in ROLES.items()}
     preparations = [segmenter.model.preprocessing for segmenter in segmenters.values()]
     if len({(preparation.size, preparation.window) for preparation in preparations}) > 1:
         return []
-    dice = {case["name"]: case["labels"][study.label]["dice"] for case in result["cases"]}
+    cases = finished[chosen["distilled"].id]["cases"]
+    dice = {case["name"]: case["labels"][study.label]["dice"] for case in cases}
     return draw_cases(segmenters, DecathlonTask.load(data), dice, study.label)
 
 

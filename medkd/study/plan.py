@@ -68,8 +68,6 @@ class Study:
     scaled: tuple[str, ...]
     data: str | None
     phantom: Mapping[str, Any] | None
-    split_file: str | None
-    split_seed: int | None
     label: str
     seeds: tuple[int, ...]
     threads: int

@@ -115,4 +115,8 @@ def format_outcome(outcome: Outcome) -> str:
     if outcome.waiting:
         lines.append(f"{len(outcome.waiting)} waiting for them:")
         lines += [f"  {name} for {other}" for name, other in outcome.waiting.items()]
-    return "\n".join([*lines, "--retry tries them again."])
+    retriable = sum(failure.retriable for failure in outcome.failed.values())
+    if retriable:
+        them = "them" if retriable == len(outcome.failed) else f"{retriable} of them"
+        lines.append(f"--retry tries {them} again.")
+    return "\n".join(lines)

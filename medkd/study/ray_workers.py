@@ -46,7 +46,11 @@ class RayWorkers:
                 raise UserError(f"no Ray cluster answers at {where} ({reason}): check the address.") from error
         resources = ray.cluster_resources()
         gpus = int(resources.get("GPU", 0))
-        room = int(resources.get("CPU", 1)) // threads
+        # A task must fit on one node.
+        rooms = [int(node["Resources"].get("CPU", 0)) // threads for node in ray.nodes() if node["Alive"]]
+        room = sum(rooms)
+        if room == 0:
+            raise UserError(f"a run takes {threads} threads and no node of Ray has as many: set 'threads' lower.")
         self.size = size or max(1, min(room, gpus) if gpus else room)
         # A job that dies is told to the user, who may try it again; Ray alone would hide why it died.
         self._task = ray.remote(num_cpus=threads, num_gpus=1 if gpus else 0, max_retries=0)(do_job_on_node)

@@ -9,15 +9,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from medkd.files import atomic_write
-from medkd.study.job import jobs_of
-from medkd.study.latency import LATENCY_FILE
+from medkd.run_folder import SPLIT_FILE
+from medkd.study.job import Job, jobs_of
+from medkd.study.latency import latencies
 from medkd.study.outcome import standing
 from medkd.study.plan import Study
 from medkd.study.study_file import published_figures
 
 _KEPT = ("run", "seed", "network", "parameters", "macs", "size", "seconds")
 _IN_HISTORY = ("epoch", "loss", "val_dice", "seconds")
+_SPLIT = {"train": "teacher_train", "student": "student_train_half", "val": "val", "test": "test"}
 _DIGITS = 5
 # How deep the file is spread over lines: a run with one seed stays on one.
 _DEPTH = 3
@@ -35,7 +36,9 @@ def gather(out: Path, study: Study) -> dict[str, Any]:
         ``study`` (without folders of this machine), ``published`` figures by run, ``runs`` (results of the finished
         seeds, by run, with the study's label alone), ``failed`` (sentence by id), ``missing`` (ids of those that have
         not run), ``latency`` (seconds for a slice by run) with ``latency_threads``, ``machine`` of the first run,
-        ``other_machines``, ``seconds`` (of all training). Numbers have five significant digits.
+        ``other_machines``, ``seconds`` (of all training), ``split`` (numbers of volumes that ``train`` the teacher, and
+        of those the ``student``, None where it has another share than half; ``val`` and ``test``; None where nothing is
+        trained). Numbers have five significant digits.
     """
     out = out.resolve()
     jobs = jobs_of(study, out)
@@ -45,9 +48,6 @@ def gather(out: Path, study: Study) -> dict[str, Any]:
     for result in finished:
         if result["machine"] not in machines:
             machines.append(result["machine"])
-    file = out / LATENCY_FILE
-    latency = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    names = {run.name for run in study.runs}
     folders = [out] if study.data is None else [out, Path(study.data)]
     by_run: dict[str, list[dict[str, Any]]] = {}
     for result in finished:
@@ -58,33 +58,30 @@ def gather(out: Path, study: Study) -> dict[str, Any]:
         "runs": {run.name: by_run[run.name] for run in study.runs if run.name in by_run},
         "failed": {id: _without_paths(failure.sentence, folders) for id, failure in outcome.failed.items()},
         "missing": [job.id for job in jobs if job.id not in outcome.results | outcome.failed],
-        "latency": {name: seconds for name, seconds in latency.items() if name in names},
+        "latency": latencies(out, study, outcome.results),
         "latency_threads": study.threads,
         "machine": machines[0] if machines else None,
         "other_machines": machines[1:],
         "seconds": sum(result["seconds"] for result in finished),
+        "split": _split([job for job in jobs if job.id in outcome.results]),
     }
     # What is written and what is reported are the same numbers, and lists are lists in both.
     return json.loads(json.dumps(_rounded(results)))
 
 
-def write_results(out: Path, study: Study) -> dict[str, Any]:
-    """Write ``<study>.json`` into the study's folder.
+def results_json(results: Mapping[str, Any]) -> str:
+    """What :func:`gather` returns as the text of ``<study>.json``, with a run and seed on each line."""
+    return _spread(results) + "\n"
 
-    Args:
-        out: folder of the study.
-        study: as it was planned.
 
-    Returns:
-        As :func:`gather`.
-
-    Raises:
-        UserError: the folder cannot be written to.
-    """
-    results = gather(out, study)
-    with atomic_write(out / f"{study.name}.json") as temporary:
-        temporary.write_text(_spread(results) + "\n", encoding="utf-8")
-    return results
+def _split(jobs: Sequence[Job]) -> dict[str, int | None] | None:
+    """How many volumes the runs share out, which is the same for all, by the first that trained."""
+    for job in jobs:
+        file = job.out / SPLIT_FILE
+        if file.is_file():
+            names = json.loads(file.read_text(encoding="utf-8"))
+            return {key: len(names[name]) if name in names else None for key, name in _SPLIT.items()}
+    return None
 
 
 def _kept(result: Mapping[str, Any], label: str) -> dict[str, Any]:

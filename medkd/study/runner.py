@@ -10,7 +10,7 @@ from typing import Any
 
 from medkd.errors import UserError
 from medkd.files import write_json
-from medkd.study.job import FAILED_FILE, Job, jobs_of, read_result
+from medkd.study.job import FAILED_FILE, Job, jobs_of, read_json, read_result
 from medkd.study.latency import measure_latencies
 from medkd.study.lock import only_study_in
 from medkd.study.outcome import Failure, Outcome, log_file, standing
@@ -48,11 +48,14 @@ def run_study(
         raise UserError(f"--jobs is {processes}: give 1 or more.")
     out = Path(out).resolve()
     with only_study_in(out):
-        write_json(out / f"{study.name}.plan.json", study.to_dict())
+        plan = out / f"{study.name}.plan.json"
+        if plan.is_file() and (scale := read_json(plan).get("scale")) != study.scale:
+            raise UserError(f"{out} holds {study.name} at the scale {scale}: choose another --out.")
         if study.phantom is not None:
             _make_phantoms(out / "data", dict(study.phantom))
         jobs = jobs_of(study, out)
         _check_label(study.label, Path(jobs[0].data))
+        write_json(plan, study.to_dict())
         outcome = standing(jobs, out, retry)
         if outcome.left(jobs):
             workers = _hire(study, processes, ray)
@@ -60,7 +63,7 @@ def run_study(
                 run_jobs(jobs, out, outcome, workers, Progress(study, jobs, workers.size))
             finally:
                 workers.stop()
-        measure_latencies(study, out, jobs, outcome)
+        measure_latencies(study, out, outcome.results)
     return outcome
 
 

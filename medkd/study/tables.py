@@ -14,6 +14,8 @@ from medkd.metrics import PairedDifference, holm, one_way_anova, paired_differen
 
 FIGURES = ("dice", "iou", "recall", "precision")
 BETTER, WORSE, NOT_TOLD_APART = "better", "worse", "not told apart"
+# Of an interval of one seed, which knows nothing of the chance of training.
+ABOVE, BELOW = "above 0", "below 0"
 
 
 @dataclass(frozen=True)
@@ -35,12 +37,11 @@ class FigureRow:
             control itself.
         gain: Dice less that of the control; None for the control itself, and where seeds or volumes do not pair.
         p_holm: p-value of the gain, adjusted over the rows of the table.
-        verdict: whether the interval of the gain is above 0, below, or holds it.
+        verdict: whether the interval of the gain is above 0, below, or holds it; better or worse with two seeds.
         published: figures of the paper, by the names of :data:`FIGURES` as far as it gives them.
         published_gain: published Dice less that of the published control.
         parameters: of the network.
         macs: multiply-adds for one slice.
-        latency: seconds for one slice.
     """
 
     run: str
@@ -61,7 +62,6 @@ class FigureRow:
     published_gain: float | None
     parameters: int | None
     macs: int | None
-    latency: float | None
 
 
 @dataclass(frozen=True)
@@ -250,7 +250,6 @@ def _row(name: str, title: str, table: Mapping[str, Any], results: Mapping[str, 
         published_gain=_published_gain(name, table["published_control"], results["published"]),
         parameters=runs[0]["parameters"] if runs else None,
         macs=runs[0]["macs"] if runs else None,
-        latency=results["latency"].get(name),
     )
 
 
@@ -260,9 +259,10 @@ def _with_holm(rows: Sequence[FigureRow]) -> list[FigureRow]:
 
 
 def _verdict(gain: PairedDifference) -> str:
-    if gain.low > 0:
-        return BETTER
-    return WORSE if gain.high < 0 else NOT_TOLD_APART
+    if gain.low <= 0 <= gain.high:
+        return NOT_TOLD_APART
+    above, below = (ABOVE, BELOW) if gain.seeds == 1 else (BETTER, WORSE)
+    return above if gain.low > 0 else below
 
 
 def _gain(

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from medkd.metrics import PairedDifference
-from medkd.study.page import duration
-from medkd.study.study_file import ready_studies
-from medkd.study.tables import BETTER, NOT_TOLD_APART, WORSE, FigureRow, FigureTable, NetworkRow
+from medkd.study.tables import ABOVE, BELOW, BETTER, NOT_TOLD_APART, WORSE, FigureRow, FigureTable, NetworkRow
 
 NOTHING = "–"
 HOLDS_ZERO = "interval holds 0"
 # Above this, readers are told that no p-value of the table can say anything.
 _LEVEL = 0.05
+# Of 20 rows without any effect, by the number of seeds; simulated with 6 volumes and one variance for seed, volume and
+# the rest of a difference: 8.4, 3.4, 2.3, and between 1.4 and 2 with 4 to 20 seeds.
+_MISSES, _MISSES_OF_MANY = {1: "about 8", 2: "3 or 4", 3: "2 or 3"}, "1 or 2"
 _PUBLISHED = (
     " Published figures are of other data or another split: compare the direction and the size of the gains, not the "
     "figures themselves."
@@ -59,7 +60,10 @@ def p_value(p: float | None) -> str:
 
 
 def verdict(row: FigureRow, table: FigureTable) -> str:
-    """``better``, ``worse`` or ``interval holds 0``; ``control`` for that row and a dash where there is no gain."""
+    """``better``, ``worse`` or ``interval holds 0``; with one seed ``above 0`` or ``below 0`` in place of the first.
+
+    The control is called so, and a row without a gain has a dash.
+    """
     if row.run == table.control:
         return "control"
     return NOTHING if row.verdict is None else {NOT_TOLD_APART: HOLDS_ZERO}.get(row.verdict, row.verdict)
@@ -77,9 +81,24 @@ def row_title(row: FigureRow, table: FigureTable) -> str:
     return f"{row.title} ({row.seeds} of {table.planned_seeds} seeds)"
 
 
+def whole(number: int | None) -> str:
+    """``57,297``; a dash for None."""
+    return NOTHING if number is None else f"{number:,}"
+
+
+def millions(number: int | None) -> str:
+    """``213`` of 213,000,000; a dash for None."""
+    return NOTHING if number is None else f"{number / 1e6:,.0f}"
+
+
 def milliseconds(seconds: float | None) -> str:
     """``12.3``; a dash for None."""
     return NOTHING if seconds is None else f"{seconds * 1000:.1f}"
+
+
+def count(number: int, noun: str) -> str:
+    """``1 run``, ``2 runs``."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def dice_range(row: NetworkRow) -> str:
@@ -89,7 +108,7 @@ def dice_range(row: NetworkRow) -> str:
 
 def networks(results: Mapping[str, Any]) -> str:
     """What the table of networks shows."""
-    threads = _count(results["latency_threads"], "thread")
+    threads = count(results["latency_threads"], "thread")
     return (
         "Multiply-adds and time are those of one slice of the size that the network is trained with, the time on the "
         f"processor with {threads}. Dice is the mean over volumes and seeds, of the worst and the best "
@@ -104,24 +123,30 @@ def progress(results: Mapping[str, Any]) -> str:
     if finished == planned:
         return ""
     return (
-        f"The study is not finished: of {_count(planned, 'run')} {_are(finished)} done, and {failed or 'none'} failed. "
-        "Every figure is of what is done."
+        f"The study is not finished: of {count(planned, 'run')} {_do(finished, 'is', 'are')} done, and "
+        f"{failed or 'none'} failed. Every figure is of what is done."
     )
 
 
-def reading(results: Mapping[str, Any], tables: Iterable[FigureTable]) -> list[str]:
+def reading(results: Mapping[str, Any], tables: Sequence[FigureTable]) -> list[str]:
     """How to read the tables, in paragraphs."""
     seeds = len(results["study"]["seeds"])
     volumes = max((table.volumes for table in tables), default=0)
     spread = "; ± is the standard deviation between seeds" if seeds > 1 else ""
+    gains = [row.gain for table in tables for row in table.rows if row.gain is not None]
+    sides = ""
+    if any(gain.seeds == 1 for gain in gains):
+        sides = "A row with one seed is only said to lie above or below 0, and never to be better or worse. "
     return [
         f"Dice, IoU, recall and precision of the {results['study']['label']} are those of a volume on the grid of the "
         f"original scan, means over the test volumes ({volumes or NOTHING}) and the seeds ({seeds}){spread}.",
         "A gain is the Dice of a row less that of the control of its table, volume by volume and seed by seed. In "
         "brackets stands its 95 % interval, from a bootstrap that draws the volumes and the seeds anew. Where the "
-        f"interval holds 0, the row cannot be told apart from the control. {_width(seeds)} All gains of a table are "
-        "counted from the same trainings of the control: where those went badly by chance, every row looks better. "
-        "Intervals are not adjusted for the number of rows: of 20 rows without any effect one is expected to miss 0.",
+        f"interval holds 0, the row cannot be told apart from the control. {_width(seeds)} {sides}All gains of a table "
+        "are counted from the same trainings of the control: where those went badly by chance, every row looks better. "
+        "Intervals are not adjusted for the number of rows: in simulated studies with six volumes and "
+        f"{count(seeds, 'seed')}, in which seed, volume and the rest change a difference alike, "
+        f"{_MISSES.get(seeds, _MISSES_OF_MANY)} of 20 rows without any effect miss 0.",
         "p is that of the Wilcoxon signed-rank test over the volumes, each with its mean over the seeds, adjusted for "
         "the number of rows of the table (Holm). It speaks of other volumes, not of training again.",
         "Pooled Dice makes one count of all slices of all test volumes, foreground where the logit exceeds 0.5, as the "
@@ -147,7 +172,7 @@ def unfinished(table: FigureTable) -> str:
     if not table.missing:
         return ""
     planned = len(table.rows) * table.planned_seeds
-    return f"Not finished: {table.missing} of the {_count(planned, 'run')} of this table."
+    return f"Not finished: {table.missing} of the {count(planned, 'run')} of this table."
 
 
 def findings(table: FigureTable) -> list[str]:
@@ -158,12 +183,12 @@ def findings(table: FigureTable) -> list[str]:
             f"No row can be compared with the control ({table.control_title}): that takes a seed that both have "
             "finished and two test volumes."
         ]
-    counts = _counts([row for row, _ in compared], table)
+    counts = _counts(compared, table)
     sentences = [counts, _largest(compared, table), _against_published(compared, table)]
     if table.smallest_p is not None and table.smallest_p > _LEVEL:
         tested = sum(row.gain is not None for row in table.rows)
         sentences.append(
-            f"With {_count(table.volumes, 'volume')} and {_count(tested, 'comparison')} no adjusted p can fall below "
+            f"With {count(table.volumes, 'volume')} and {count(tested, 'comparison')} no adjusted p can fall below "
             f"{p_value(table.smallest_p)}, whatever the figures: a large p says nothing here."
         )
     return [sentence for sentence in sentences if sentence]
@@ -173,7 +198,7 @@ def anova(table: FigureTable) -> list[str]:
     """The analyses of variance of a table, as in the thesis and with the control; empty where there is none."""
     analyses = [table.anova_alone, table.anova_control if table.control != table.published_control else None]
     sentences = [
-        f"One-way ANOVA of {found.against} ({_count(found.groups[0], 'training')}) against the distilled rows together "
+        f"One-way ANOVA of {found.against} ({count(found.groups[0], 'training')}) against the distilled rows together "
         f"({found.groups[1]}): F {found.statistic:.2f}, p {p_value(found.p_value)}."
         for found in analyses
         if found is not None
@@ -189,16 +214,32 @@ def _compared(table: FigureTable) -> list[tuple[FigureRow, PairedDifference]]:
     return [(row, row.gain) for row in table.rows if row.gain is not None and row.distilled == distilled]
 
 
-def _counts(rows: list[FigureRow], table: FigureTable) -> str:
+def _counts(compared: list[tuple[FigureRow, PairedDifference]], table: FigureTable) -> str:
+    rows = [row for row, _ in compared]
     kind = "distilled row" if rows[0].distilled else "row"
+    if any(gain.seeds == 1 for _, gain in compared):
+        return _sides(rows, kind, table)
     if len(rows) == 1:
         said = {BETTER: "is better than", WORSE: "is worse than"}.get(str(rows[0].verdict), "cannot be told apart from")
         return f"The one {kind} beside the control {said} it ({table.control_title})."
-    better, worse = (_are(sum(row.verdict == name for row in rows)) for name in (BETTER, WORSE))
+    better, worse = (_do(sum(row.verdict == name for row in rows), "is", "are") for name in (BETTER, WORSE))
     alike = sum(row.verdict == NOT_TOLD_APART for row in rows) or "none"
     return (
         f"Of {len(rows)} {kind}s {better} better than the control ({table.control_title}), {worse} worse, and the "
         f"interval of {alike} holds 0."
+    )
+
+
+def _sides(rows: list[FigureRow], kind: str, table: FigureTable) -> str:
+    """Where the intervals lie, and no more: those of one seed know nothing of the chance of training."""
+    control = f"the control ({table.control_title})"
+    above, below = (sum(row.verdict in names for row in rows) for names in ((BETTER, ABOVE), (WORSE, BELOW)))
+    if len(rows) == 1:
+        lies = "lies above 0" if above else "lies below 0" if below else "holds 0"
+        return f"The interval of the one {kind} beside {control} {lies}."
+    return (
+        f"Of the intervals of {len(rows)} {kind}s beside {control} {_do(above, 'lies', 'lie')} above 0, "
+        f"{_do(below, 'lies', 'lie')} below, and {_do(len(rows) - above - below, 'holds', 'hold')} it."
     )
 
 
@@ -228,51 +269,6 @@ def _against_published(rows: list[tuple[FigureRow, PairedDifference]], table: Fi
     )
 
 
-def scaled_overrides(results: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, str]]]]:
-    """What the scale changes in recipes, networks and weights: name of each, and its overrides as names and values."""
-    own = results["study"]["recipes"]
-    groups = {f"recipe {name}": overrides for name, overrides in own["recipes"].items()}
-    groups |= {f"network {name}": overrides for name, overrides in own["networks"].items()}
-    groups |= {"weights of the terms": own["weights"]}
-    return [(name, [(key, str(value)) for key, value in group.items()]) for name, group in groups.items() if group]
-
-
-def command(results: Mapping[str, Any]) -> str:
-    """The command that makes these figures."""
-    study = results["study"]
-    name = study["name"] if study["name"] in ready_studies() else f"{study['name']}.yaml"
-    data = "" if study["data"] is None else f" --data {study['data']}"
-    return f"medkd study run {name} --scale {study['scale']}{data}"
-
-
-def made(results: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Where the figures come from: names and values."""
-    study = results["study"]
-    finished = sum(map(len, results["runs"].values()))
-    machines = [results["machine"], *results["other_machines"]] if results["machine"] else []
-    return [
-        ("Data", study["data"] or "synthetic volumes"),
-        ("Seeds", ", ".join(map(str, study["seeds"]))),
-        ("Threads of a run", str(study["threads"])),
-        ("Machine", "; ".join(dict.fromkeys(_machine(machine) for machine in machines)) or NOTHING),
-        ("Versions", "; ".join(dict.fromkeys(_versions(machine) for machine in machines)) or NOTHING),
-        ("Training", f"{duration(results['seconds'])}, summed over {_count(finished, 'run')}"),
-    ]
-
-
-def _machine(machine: Mapping[str, Any]) -> str:
-    processor = f"{machine['processor']}, {machine['cores']} cores"
-    return f"{machine['gpu']}, {processor}" if machine["gpu"] else processor
-
-
-def _versions(machine: Mapping[str, Any]) -> str:
-    names = {"medkd": "medkd", "Python": "python", "PyTorch": "torch", "MONAI": "monai"}
-    return ", ".join(f"{name} {machine[key]}" for name, key in names.items())
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
-
-
-def _are(number: int) -> str:
-    return {0: "none is", 1: "1 is"}.get(number, f"{number} are")
+def _do(number: int, singular: str, plural: str) -> str:
+    """``none is``, ``1 is``, ``2 are``."""
+    return f"{number} {plural}" if number > 1 else f"{number or 'none'} {singular}"

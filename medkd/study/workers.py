@@ -23,7 +23,7 @@ from typing import Protocol
 from tqdm import tqdm
 
 from medkd.errors import UserError
-from medkd.study.job import FAILED_FILE, Job, is_finished, run_job
+from medkd.study.job import FAILED_FILE, Job, read_result, run_job
 from medkd.study.lock import lock
 
 
@@ -69,7 +69,7 @@ def do_job(job: Job, log: Path) -> str | None:
 
 def _try(job: Job) -> str | None:
     try:
-        if not is_finished(job):
+        if read_result(job) is None:
             _run(job)
         return None
     except Exception as error:

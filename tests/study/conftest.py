@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from medkd.study.job import FAILED_FILE, RESULT_FILE, claim, jobs_of
 from medkd.study.plan import Run, Study, Table
 
 OFFSETS = [-0.05, -0.03, -0.01, 0.01, 0.03, 0.05]
@@ -57,8 +59,6 @@ def small_study() -> Study:
         scaled=("Ten epochs instead of 120.",),
         data="/home/someone/my data/btcv",
         phantom=None,
-        split_file=None,
-        split_seed=None,
         label="spleen",
         seeds=(0, 1),
         threads=1,
@@ -103,5 +103,25 @@ def small_results(small_study: Study) -> dict[str, Any]:
         "machine": MACHINE,
         "other_machines": [],
         "seconds": 1000.0,
+        "split": {"train": 12, "student": 6, "val": 2, "test": 6},
     }
     return json.loads(json.dumps(content))
+
+
+@pytest.fixture
+def done_folder(tmp_path: Path, small_study: Study, small_results: dict[str, Any]) -> Path:
+    """A folder in which all is done but one run that failed and one that has not run."""
+    out = tmp_path / "study"
+    for job in jobs_of(small_study, out):
+        job.out.mkdir(parents=True)
+        claim(job)
+        result = {**small_results["runs"][job.run.name][job.seed], "machine": small_results["machine"]}
+        for case in result["cases"]:
+            case["labels"]["liver"] = case["labels"]["spleen"]
+        result["history"][0]["pmd"] = 0.123
+        if job.id == "pmd-0":
+            error = f"cannot write {job.out}/model.pt or {small_study.data}/x or /tmp/other/y.nii: free some space."
+            (job.out / FAILED_FILE).write_text(json.dumps({"error": error, "log": "somewhere"}))
+        elif job.id != "pmd-1":
+            (job.out / RESULT_FILE).write_text(json.dumps(result))
+    return out

@@ -112,7 +112,7 @@ def test_figures_stand_beside_the_published_ones(results: dict[str, Any]) -> Non
         "B 0.730 ± 0.042 +0.110 ± 0.014 [+0.100, +0.120] 0.094 better 0.740 +0.230 0.763 +0.048",
         "B + E + D (0 of 2 seeds) – – – – – – 0.744 +0.029",
         # What is folded away: seeds, IoU, recall, precision, and the published ones.
-        "B 2 0.500 0.700 0.800 0.617 0.704 0.833",
+        "B 2 0.500 0.700 0.800 57,297 213 0.617 0.704 0.833",
         "Thesis, Table 4.4. Control: S1, control. A note.",
     ):
         assert row in words
@@ -154,8 +154,18 @@ def test_networks_scale_and_making(results: dict[str, Any]) -> None:
     failed = page.section("Failed and missing runs")
     assert "late-0 failed: the loss is not a number: choose a smaller learning rate. Not run: late-1 , pmd-1" in failed
     made = page.section("How it was made")
-    for fact in ("medkd study run hand.yaml --scale small", "Seeds 0, 1", "Some CPU", "PyTorch 2.8.0", "16 min 40 s"):
+    for fact in (
+        "medkd study run hand.yaml --scale small --data btcv --out DIR",
+        "btcv: 12 volumes",
+        "Seeds 0, 1",
+        "Some CPU",
+        "PyTorch 2.8.0",
+        "16 min 40 s",
+    ):
         assert fact in made
+    listed = made.partition("What every run was Run Title Recipe Network Teacher Method Overrides ")[2]
+    assert listed.startswith("big T1 spleen_ct_teacher/train multitask_unet – – – alone S1 alone")
+    assert "control S1, control spleen_ct_student/distill – big of the recipe weights::pmd 0.0 b B" in listed
 
 
 def test_curves_are_means_with_every_seed_behind(results: dict[str, Any]) -> None:
@@ -217,6 +227,7 @@ def test_text_is_escaped(results: dict[str, Any]) -> None:
     results["study"]["scaled"].append(HOSTILE)
     results["study"]["recipes"]["recipes"][HOSTILE] = {HOSTILE: HOSTILE}
     results["study"]["data"] = HOSTILE
+    results["study"]["runs"][0] |= {"overrides": {HOSTILE: HOSTILE}, "method": HOSTILE}
     results["failed"][HOSTILE] = HOSTILE
     results["missing"].append(HOSTILE)
     for run in results["runs"]["big"]:

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ import pytest
 from medkd.data import DecathlonTask, held_out_slices
 from medkd.errors import UserError
 from medkd.inference import Segmenter, evaluate
-from medkd.study.job import Job, is_finished, jobs_of, read_result, run_job
+from medkd.study.job import claim, jobs_of, read_result, run_job
 from medkd.study.plan import Run, Study
 
 TINY = {"network_name": "unet_s1", "size": 32, "epochs": 1, "network_def::channels": [2, 4, 8]}
@@ -23,8 +22,8 @@ def study(folder: Path, **changes: Any) -> Study:
         Run("one-held-out", "One again", of="one", slices="held_out"),
     )
     plan = Study(
-        name="tiny", title="Tiny", about="", scale="small", scaled=(), data=str(folder), phantom=None, split_file=None,
-        split_seed=None, label="block", seeds=(0, 3), threads=1, published="", pictures={}, runs=runs, tables=(),
+        name="tiny", title="Tiny", about="", scale="small", scaled=(), data=str(folder), phantom=None,
+        label="block", seeds=(0, 3), threads=1, published="", pictures={}, runs=runs, tables=(),
         recipes={},
     )  # fmt: skip
     return replace(plan, **changes)
@@ -51,14 +50,9 @@ def test_phantoms_lie_in_the_folder_of_the_study(tiny_task: Path, tmp_path: Path
     assert jobs_of(study(tiny_task, data=None, phantom={"volumes": 3}), tmp_path)[0].data == str(tmp_path / "data")
 
 
-def test_a_job_survives_being_written(tiny_task: Path, tmp_path: Path) -> None:
-    for job in jobs_of(study(tiny_task), tmp_path):
-        assert Job.from_dict(json.loads(json.dumps(asdict(job)))) == job
-
-
 def test_a_job_leaves_its_figures_and_another_job_those_of_some_slices(tiny_task: Path, tmp_path: Path) -> None:
     jobs = {job.id: job for job in jobs_of(study(tiny_task), tmp_path)}
-    assert not is_finished(jobs["one-0"])
+    assert read_result(jobs["one-0"]) is None
     run_job(jobs["one-0"])
     run_job(jobs["one-held-out-0"])
     task = DecathlonTask.load(tiny_task)
@@ -73,11 +67,78 @@ def test_a_job_leaves_its_figures_and_another_job_those_of_some_slices(tiny_task
     assert (part["history"], part["seconds"]) == ([], 0)
 
 
-def test_figures_of_another_recipe_are_not_taken_for_those_of_the_job(tiny_task: Path, tmp_path: Path) -> None:
-    job = jobs_of(study(tiny_task), tmp_path)[0]
-    job.out.mkdir(parents=True)
-    (job.out / "result.json").write_text(json.dumps({"recipe": job.recipe()}))
-    assert is_finished(job)
-    assert is_finished(replace(job, run=replace(job.run, title="Another title")))
+CHANGES: dict[str, Any] = {
+    "overrides": lambda plan: change(plan, "one", overrides={**TINY, "epochs": 2}),
+    "config": lambda plan: change(plan, "one", config="distill"),
+    "slices": lambda plan: change(plan, "one", slices="held_out"),
+    "threads": lambda plan: replace(plan, threads=2),
+    "data": lambda plan: replace(plan, data="/elsewhere/Other"),
+}
+
+
+def change(plan: Study, name: str, **changes: Any) -> Study:
+    return replace(plan, runs=tuple(replace(run, **changes) if run.name == name else run for run in plan.runs))
+
+
+@pytest.mark.parametrize("changed", CHANGES)
+@pytest.mark.parametrize("name", ["one-0", "two-0", "one-held-out-0"])
+def test_figures_are_of_a_recipe_and_of_the_teacher_with_its_own(
+    name: str, changed: str, tiny_task: Path, tmp_path: Path
+) -> None:
+    plan = study(tiny_task)
+    leave_figures(plan, tmp_path, name)
+    jobs = {job.id: job for job in jobs_of(CHANGES[changed](plan), tmp_path)}
     with pytest.raises(UserError, match="another recipe"):
-        is_finished(replace(job, run=replace(job.run, overrides={**TINY, "epochs": 2})))
+        read_result(jobs[name])
+    with pytest.raises(UserError, match="another recipe"):
+        claim(jobs[name])
+
+
+def leave_figures(plan: Study, out: Path, name: str) -> None:
+    job = next(job for job in jobs_of(plan, out) if job.id == name)
+    job.out.mkdir(parents=True)
+    claim(job)
+    (job.out / "result.json").write_text('{"dice": 0.5}')
+
+
+def test_a_study_may_move_and_its_runs_have_other_titles(tiny_task: Path, tmp_path: Path) -> None:
+    plan = study(tiny_task)
+    leave_figures(plan, tmp_path / "here", "two-3")
+    (tmp_path / "here").rename(tmp_path / "there")
+    moved = replace(change(plan, "two", title="Another title"), data=f"/elsewhere/{tiny_task.name}")
+    job = next(job for job in jobs_of(moved, tmp_path / "there") if job.id == "two-3")
+    assert read_result(job) == {"dice": 0.5}
+
+
+def test_another_seed_is_another_recipe(tiny_task: Path, tmp_path: Path) -> None:
+    first, second, *_ = jobs_of(study(tiny_task), tmp_path)
+    assert first.recipe != second.recipe
+
+
+def test_a_method_of_a_file_is_what_the_file_says(tiny_task: Path, tmp_path: Path) -> None:
+    plans = []
+    for folder, content in (("a", "weights: 1"), ("b", "weights: 1"), ("c", "weights: 2")):
+        file = tmp_path / folder / "own.yaml"
+        file.parent.mkdir()
+        file.write_text(content)
+        plans.append(change(study(tiny_task), "two", method=str(file)))
+    same, also_same, other = (jobs_of(plan, tmp_path)[2].recipe for plan in plans)
+    assert same == also_same != other
+
+
+@pytest.mark.parametrize("content", ["", "{}", "[1]", '{"cases": ['])
+def test_damaged_figures_are_named(content: str, tiny_task: Path, tmp_path: Path) -> None:
+    plan = study(tiny_task)
+    leave_figures(plan, tmp_path, "one-0")
+    job = jobs_of(plan, tmp_path)[0]
+    (job.out / "result.json").write_text(content)
+    with pytest.raises(UserError, match=r"one-0/result\.json is damaged"):
+        read_result(job)
+
+
+def test_figures_of_nobody_knows_what_are_not_taken(tiny_task: Path, tmp_path: Path) -> None:
+    plan = study(tiny_task)
+    leave_figures(plan, tmp_path, "one-0")
+    (tmp_path / "runs" / "one-0.json").unlink()
+    with pytest.raises(UserError, match="nobody knows"):
+        read_result(jobs_of(plan, tmp_path)[0])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,25 +9,24 @@ import pytest
 import torch
 
 from medkd.study import latency
-from medkd.study.job import Job
-from medkd.study.latency import measure_latencies
-from medkd.study.outcome import Outcome
-from medkd.study.plan import Run, Study
+from medkd.study.latency import latencies, measure_latencies
+from medkd.study.plan import Study
 
 NETWORK = {"name": "unet_s1", "channels": [4, 8], "in_channels": 3}
 
 
+def study(threads: int = 1) -> Study:
+    return Study(
+        name="mine", title="", about="", scale="small", scaled=(), data="", phantom=None, label="", seeds=(0,),
+        threads=threads, published="", pictures={}, runs=(), tables=(), recipes={},
+    )  # fmt: skip
+
+
 def measure(out: Path, results: dict[str, dict[str, Any]], threads: int = 1) -> dict[str, float]:
     """Measure the networks of runs with one seed each, all of which are finished."""
-    runs = tuple(Run(name, name) for name in results)
-    jobs = [Job(f"{name}-0", run, 0, "", "", "", threads, ()) for name, run in zip(results, runs, strict=True)]
-    study = Study(
-        name="mine", title="", about="", scale="small", scaled=(), data="", phantom=None, split_file=None,
-        split_seed=None, label="", seeds=(0,), threads=threads, published="", pictures={}, runs=runs, tables=(),
-        recipes={},
-    )  # fmt: skip
-    measure_latencies(study, out, jobs, Outcome({f"{name}-0": result for name, result in results.items()}))
-    return json.loads((out / "latency.json").read_text())
+    by_id = {f"{name}-0": {"run": name, **result} for name, result in results.items()}
+    measure_latencies(study(threads), out, by_id)
+    return latencies(out, study(threads), by_id)
 
 
 def test_runs_with_one_network_share_a_measurement(tmp_path, capsys):
@@ -45,10 +43,15 @@ def test_runs_with_one_network_share_a_measurement(tmp_path, capsys):
     assert capsys.readouterr().out.count("measuring") == 3
 
 
-def test_what_is_measured_stays_and_serves_new_runs(tmp_path):
-    (tmp_path / "latency.json").write_text('{"known": 1.25, "of another study": 2.5}')
-    results = {"new": {"network": NETWORK, "size": 32}, "known": {"network": NETWORK, "size": 32}}
-    assert measure(tmp_path, results) == {"known": 1.25, "of another study": 2.5, "new": 1.25}
+def test_what_is_measured_stays_as_long_as_network_size_and_threads_do(tmp_path, capsys):
+    results = {"old": {"network": NETWORK, "size": 32}}
+    first = measure(tmp_path, results)["old"]
+    capsys.readouterr()
+    again = measure(tmp_path, {"new": {"network": NETWORK, "size": 32}, **results})
+    assert again == {"new": first, "old": first} and not capsys.readouterr().out
+    for changed in ({"network": NETWORK | {"channels": [8, 8]}, "size": 32}, {"network": NETWORK, "size": 64}):
+        assert measure(tmp_path, {"old": changed})["old"] != first
+    assert latencies(tmp_path, study(threads=2), {"old-0": {"run": "old", **results["old"]}}) == {}
 
 
 def test_it_is_the_median_without_the_first_passes(tmp_path, monkeypatch):

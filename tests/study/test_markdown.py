@@ -39,7 +39,7 @@ def test_rows_stand_beside_the_published_ones(small_results: dict[str, Any], run
 def test_tables_are_tables(small_results: dict[str, Any]) -> None:
     lines = markdown_report(small_results).splitlines()
     rules = [index for index, line in enumerate(lines) if line.startswith("| ---")]
-    assert len(rules) == 4  # Gains, what is folded away, networks, overrides.
+    assert len(rules) == 5  # Gains, what is folded away, networks, overrides, runs.
     for rule in rules:
         body = list(itertools.takewhile(lambda line: line.startswith("|"), lines[rule + 1 :]))
         assert body and {line.count("|") for line in [lines[rule - 1], *body]} == {lines[rule].count("|")}
@@ -84,6 +84,49 @@ def test_one_row_is_told_in_the_singular(small_results: dict[str, Any]) -> None:
     assert "On average" not in page
 
 
+def test_with_one_seed_is_told_where_intervals_lie(small_results: dict[str, Any]) -> None:
+    del small_results["runs"]["control"][1]
+    page = markdown_report(small_results)
+    assert "Of the intervals of 2 distilled rows beside the control (S1, control) 2 lie above 0, none lies" in page
+    assert "| 0.094 | above 0 |" in page and "| 0.094 | below 0 |" in page
+    table = page[page.index("## KD(T1, S1)") :]
+    assert "better" not in table and "worse" not in table
+    assert "A row with one seed is only said to lie above or below 0" in page
+    small_results["study"]["tables"][0] |= {"rows": ["alone", "control"], "distilled": []}
+    page = markdown_report(small_results)
+    assert "The interval of the one row beside the control (S1, control) lies below 0." in page
+
+
+@pytest.mark.parametrize(
+    ("split", "words"),
+    [
+        (None, "- Data: btcv\n"),
+        ({"train": 3, "student": None, "val": 1, "test": 2}, "btcv: 3 volumes to train, 1 to choose the epoch, 2 to"),
+    ],
+)
+def test_the_split_is_told_as_far_as_it_is_known(small_results: dict[str, Any], split: Any, words: str) -> None:
+    small_results["split"] = split
+    assert words in markdown_report(small_results)
+
+
+def test_what_every_run_was_is_folded_away(small_results: dict[str, Any]) -> None:
+    small_results["study"]["runs"][1]["overrides"] = {"epochs": "$3 * 4 | 5", "loss": "`dice`"}
+    folded = markdown_report(small_results).split("<summary>What every run was</summary>")[1].split("</details>")[0]
+    for row in (
+        "| `big` | T1 | spleen_ct_teacher/train | multitask_unet | – | – | – |",
+        "| `alone` | S1 alone | spleen_ct_student/train | – | – | – | `epochs $3 * 4 \\| 5` `` loss `dice` `` |",
+        "| `control` | S1, control | spleen_ct_student/distill | – | big | of the recipe | `weights::pmd 0.0` |",
+        "| `b` | B | spleen_ct_student/distill | – | big | own.yaml | – |",
+    ):
+        assert row in folded
+
+
+def test_evaluations_are_no_training(small_results: dict[str, Any]) -> None:
+    small_results["study"]["runs"].append({**small_results["study"]["runs"][3], "name": "again", "of": "b"})
+    small_results["runs"]["again"] = small_results["runs"]["b"]
+    assert "summed over 10 runs" in markdown_report(small_results)
+
+
 def test_rows_that_are_not_distilled_are_compared_where_no_other_is(small_results: dict[str, Any]) -> None:
     small_results["study"]["tables"][0] |= {"rows": ["alone", "control"], "distilled": []}
     page = markdown_report(small_results)
@@ -124,8 +167,8 @@ def test_without_published_figures_there_is_no_such_column(small_results: dict[s
 def test_figures_that_few_look_for_are_folded_away(small_results: dict[str, Any]) -> None:
     folded = markdown_report(small_results).split("<details>")[1].split("</details>")[0]
     # PMD has no published IoU.
-    assert "| B | 2 | 0.500 | 0.700 | 0.800 | 0.617 | 0.704 | 0.833 |" in folded
-    assert "| PMD | 2 | 0.500 | 0.700 | 0.800 | – | – | – |" in folded
+    assert "| B | 2 | 0.500 | 0.700 | 0.800 | 57,297 | 213 | 0.617 | 0.704 | 0.833 |" in folded
+    assert "| PMD | 2 | 0.500 | 0.700 | 0.800 | 57,297 | 213 | – | – | – |" in folded
 
 
 def test_networks_scale_and_origin(small_results: dict[str, Any]) -> None:
@@ -135,10 +178,11 @@ def test_networks_scale_and_origin(small_results: dict[str, Any]) -> None:
         "| `unet_s1` | 4 | 57,297 | 213 | 20.2 | 0.500 to 0.730 | `b` |",
         "- Ten epochs instead of 120.",
         "| recipe distill | `epochs 10` `schedule cosine` |",
-        "- Command: `medkd study run hand.yaml --scale small --data btcv`",
+        "- Command: `medkd study run hand.yaml --scale small --data btcv --out DIR`",
+        "- Data: btcv: 12 volumes to train the teacher, 6 of them to train the student, 2 to choose the epoch, 6 to",
         "- Machine: Some CPU, 2 cores",
         "- Versions: medkd 0.1.0, Python 3.11.7, PyTorch 2.8.0, MONAI 1.6.1",
-        "- Training: 16 min 40 s, summed over 10 runs",
+        "- Training: 16 min 40 s, summed over 10 runs, without evaluation",
     ):
         assert words in page
     assert "/home" not in page
@@ -162,6 +206,12 @@ def test_the_same_results_give_the_same_page(small_results: dict[str, Any]) -> N
     ("seeds", "words"),
     [
         ([0], "knows nothing of the chance of training"),
+        ([0], "six volumes and 1 seed, in which"),
+        ([0], "about 8 of 20 rows without any effect miss 0"),
+        ([0, 1], "six volumes and 2 seeds"),
+        ([0, 1], "3 or 4 of 20 rows"),
+        ([0, 1, 2], "2 or 3 of 20 rows"),
+        ([0, 1, 2, 3], "1 or 2 of 20 rows"),
         ([0, 1], "misses the true gain in 50 of 100"),
         ([0, 1, 2], "misses the true gain in 25 of 100"),
         ([0, 1, 2, 3], "rather too narrow"),

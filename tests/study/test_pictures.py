@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from medkd.engines import SavedModel
 from medkd.files import write_json
 from medkd.inference import Segmenter
 from medkd.networks import create_network
-from medkd.study.job import RESULT_FILE, Job, jobs_of
+from medkd.study.job import RESULT_FILE, Job, claim, jobs_of
 from medkd.study.pictures import draw_cases, study_pictures
 from medkd.study.plan import Run, Study
 
@@ -62,7 +63,7 @@ def make_study(data: Path, pictures: dict[str, str] = PICTURES) -> Study:
         Run("alone", "The same, held out", of="small"),
         Run("kd", "B + PMD", teacher="big"),
     )
-    empty: dict[str, Any] = {"split_file": None, "split_seed": None, "published": "", "scaled": (), "recipes": {}}
+    empty: dict[str, Any] = {"published": "", "scaled": (), "recipes": {}}
     return Study(
         name="s", title="S", about="", scale="small", data=str(data), phantom=None,
         label="spleen", seeds=(7, 8), threads=1, pictures=pictures, runs=runs, tables=(), **empty,
@@ -72,7 +73,8 @@ def make_study(data: Path, pictures: dict[str, str] = PICTURES) -> Study:
 def finish(job: Job, dice: dict[str, float]) -> None:
     labels = {name: {"spleen": {"dice": value}, "liver": {"dice": 0.5}} for name, value in dice.items()}
     cases = [{"name": name, "labels": figures} for name, figures in labels.items()]
-    write_json(job.out / RESULT_FILE, {"recipe": job.recipe(), "cases": cases})
+    claim(job)
+    write_json(job.out / RESULT_FILE, {"cases": cases})
 
 
 @pytest.fixture
@@ -137,6 +139,13 @@ def test_no_pictures_where_something_is_gone(out: Path, task: DecathlonTask, los
     assert study_pictures(out, make_study(task.folder))
     (out / lost).unlink()
     assert study_pictures(out, make_study(task.folder)) == []
+
+
+@pytest.mark.parametrize("changed", ["big", "small", "kd"])
+def test_no_pictures_of_a_run_of_another_recipe(out: Path, task: DecathlonTask, changed: str) -> None:
+    study = make_study(task.folder)
+    runs = tuple(replace(run, overrides={"epochs": 99}) if run.name == changed else run for run in study.runs)
+    assert study_pictures(out, replace(study, runs=runs)) == []
 
 
 def test_no_pictures_where_the_study_names_none(out: Path, task: DecathlonTask) -> None:

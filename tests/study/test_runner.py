@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from medkd.cli import main
 from medkd.engines.saved_model import load_tensors
 from medkd.errors import UserError
 from medkd.study import runner
-from medkd.study.job import Job, jobs_of
+from medkd.study.job import Job, claim, jobs_of
 from medkd.study.lock import lock, only_study_in
 from medkd.study.outcome import Failure, Outcome
 from medkd.study.plan import Study
@@ -89,6 +90,7 @@ class PretendedWorkers:
         if job.id in self.failing:
             return job, f"{job.id} does not work."
         job.out.mkdir(parents=True, exist_ok=True)
+        claim(job)
         (job.out / "failed.json").unlink(missing_ok=True)
         (job.out / "result.json").write_text(json.dumps(figures(job)))
         return job, None
@@ -100,7 +102,7 @@ class PretendedWorkers:
 def figures(job: Job, seconds: float = 60.0) -> dict[str, Any]:
     cases = [{"labels": {label: {"dice": dice} for label in ("block", "spleen")}} for dice in (0.5, 0.75)]
     network = {"name": job.run.overrides["network_name"] if job.run.overrides else "multitask_unet"}
-    return {"network": network, "size": 32, "seconds": seconds, "cases": cases, "recipe": job.recipe()}
+    return {"network": network, "size": 32, "seconds": seconds, "cases": cases}
 
 
 @pytest.fixture
@@ -165,6 +167,38 @@ def test_figures_of_another_recipe_are_told_and_kept(study, pretend, tmp_path, t
     assert workers.events == []
     assert set(outcome.failed) == {"alone-0"} and "another recipe" in outcome.failed["alone-0"].sentence
     assert (out / "runs" / "alone-0" / "result.json").read_bytes() == before
+
+
+def test_a_new_teacher_makes_its_students_new(study, pretend, tmp_path, tiny_task):
+    out = tmp_path / "out"
+    pretend()
+    run_study(study, out, 1)
+    changed = RUNS | {"t": TEACHER | {"overrides": {"learning_rate": 0.01}}}
+    outcome = run_study(load_study(write_study(tmp_path, changed, seeds=[0, 1]), "small", tiny_task), out, 1)
+    assert set(outcome.results) == {"alone-0", "alone-1"}
+    assert all("another teacher" in failure.sentence for failure in outcome.failed.values())
+
+
+def test_damaged_figures_fail_their_run_alone(study, pretend, tmp_path):
+    out = tmp_path / "out"
+    pretend()
+    run_study(study, out, 1)
+    (out / "runs" / "both-1" / "result.json").write_text('{"cases": [')
+    outcome = run_study(study, out, 1)
+    assert set(outcome.failed) == {"both-1"} and not outcome.failed["both-1"].retriable
+    assert "damaged" in outcome.failed["both-1"].sentence
+
+
+def test_a_folder_keeps_to_the_scale_of_a_study(study, pretend, tmp_path):
+    out = tmp_path / "out"
+    pretend()
+    run_study(study, out, 1)
+    before = (out / "mine.plan.json").read_bytes()
+    with pytest.raises(UserError, match="holds mine at the scale small"):
+        run_study(replace(study, scale="full"), out, 1)
+    with pytest.raises(UserError, match="set 'label'"):
+        run_study(replace(study, label="liver"), out, 1)
+    assert (out / "mine.plan.json").read_bytes() == before
 
 
 def test_two_studies_do_not_run_in_one_folder(study, pretend, tmp_path):

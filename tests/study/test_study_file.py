@@ -183,12 +183,103 @@ def test_the_studies_of_mtms_share_their_runs(data: Path) -> None:
         ({"scales": {"small": {"seeds": ["a"]}}}, "whole numbers"),
         ({"scales": {"small": {"epochs": 3}}}, "no key 'epochs'"),
         ({"scales": {"small": {"recipes": {"students": {}}}}}, "no key 'students'"),
+        ({"scales": {"small": {"recipes": {"teacher": [1]}}}}, "give a mapping"),
+        ({"scales": {"small": {"threads": "two"}}}, "give a whole number"),
+        ({"scales": {"small": {"threads": 0}}}, "1 or more"),
+        ({"scales": {"small": {"scaled": "less"}}}, "give a list"),
+        ({"scales": {"small": {"networks": {"unet_s9": {}}}}}, "did you mean unet_s"),
+        ({"scales": {"small": {"weights": {"pdm": 1.0}}}}, "did you mean pmd"),
+        ({"scales": {"small": {"weights": {"pmd": "much"}}}}, "give a number"),
+        (run(recipe="teacher", network="unett"), "did you mean unet"),
+        (run(recipe="teacher", network="unet", overrides=[1]), "give a mapping"),
+        (run(recipe="distill", network="unet_s1", teacher="big", terms=None), "give a list"),
+        ({"runs": ["a"]}, "give a mapping"),
+        ({"published": "mtmss"}, "no figures"),
+        ({"tables": [{"title": "x", "control": "big", "rows": []}]}, "no row"),
+        ({"tables": [{"title": "x", "control": "big", "rows": ["big", "big"]}]}, "one twice"),
+        ({"tables": [{"title": "x", "control": "big", "rows": ["big"], "published_control": "s1"}]}, "no published"),
+        ({"pictures": {"studnt": "big"}}, "did you mean student"),
+        ({"split_file": "nowhere.json"}, "nowhere.json is missing"),
         ({"scales": {"tiny": {}}}, "no scale 'small'"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_in_a_study_file_is_said(changes: dict[str, Any], words: str, tmp_path: Path, data: Path) -> None:
     with pytest.raises(UserError, match=words):
         load_study(write(tmp_path, **changes), "small", data)
+
+
+def test_phantoms_take_only_what_makes_them(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="did you mean volumes"):
+        load_study(write(tmp_path, scales={"smoke": {"phantom": {"volume": 3}}}), "smoke")
+
+
+def test_weights_of_the_study_hold_for_all_terms_where_a_run_lists_none(tmp_path: Path, data: Path) -> None:
+    own = {"recipe": "distill", "network": "unet_s1", "teacher": "big", "method": "emkd"}
+    study = load_study(write(tmp_path, **run(**own)), "small", data)
+    weights = {key: value for key, value in (study.run("odd").overrides or {}).items() if key.startswith("weights::")}
+    assert weights == {"weights::pmd": 0.3}
+
+
+@pytest.mark.parametrize(
+    ("changes", "distilled"),
+    [
+        ({"overrides": {"weights::pmd": 0.0}}, True),  # Two other terms are left.
+        ({"overrides": {"weights::pmd": 0.0, "weights::importance": 0.0, "weights::region": 0.0}}, False),
+        ({"terms": [], "overrides": {"weights::segmentation": 1.0}}, False),
+        ({"terms": ["region"]}, True),
+        ({}, True),
+    ],
+)
+def test_a_run_is_distilled_if_a_term_of_its_teacher_counts(
+    changes: dict[str, Any], distilled: bool, tmp_path: Path, data: Path
+) -> None:
+    own = {"recipe": "distill", "network": "unet_s1", "teacher": "big", "method": "emkd", **changes}
+    table = {"title": "One", "control": "control", "rows": ["odd"]}
+    study = load_study(write(tmp_path, **run(**own), tables=[table]), "small", data)
+    assert study.tables[0].distilled == (("odd",) if distilled else ())
+
+
+def test_files_that_a_study_names_lie_beside_it(tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(data)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "split.json").write_text("{}")
+    (tmp_path / "mine" / "other.yaml").write_text(yaml.safe_dump({"scales": STUDY["scales"]}))
+    (tmp_path / "Task").symlink_to(data)
+    file = write(tmp_path / "mine", data="../Task", split_file="split.json", scales="other.yaml")
+    study = load_study(file, "small")
+    assert study.data == str(data) and study.seeds == (0, 1)
+    assert (study.run("big").overrides or {})["split_file"] == str(tmp_path / "mine" / "split.json")
+
+
+@pytest.mark.parametrize(
+    ("section", "name", "dice"),
+    [
+        ("mtms", "t1", 0.974),
+        ("mtms", "t2-s1-e-pmd", 0.767),
+        ("mtms", "t1-s2-b-pmd", 0.794),
+        ("mtms", "mse-be-pmd", 0.705),
+        ("mtms", "full-bed-pmd", 0.764),
+        ("emkd", "emkd-raunet-enet", 0.676),
+        ("emkd", "emkd-unetplusplus-enet", 0.648),
+        ("emkd", "emkd-spkd", 0.602),
+        ("emkd", "emkd-part-importance-region", 0.670),
+        ("pncd", "pncd-dcsaunet-enet", 0.8566),
+        ("pncd", "pncd-resnet18-control", 0.7783),
+        ("pncd", "pncd-part-class_guided", 0.8369),
+    ],
+)
+def test_published_figures_are_those_of_the_papers(section: str, name: str, dice: float) -> None:
+    assert published_figures(section)[name]["dice"] == dice
+
+
+def test_studies_share_no_names_of_different_runs(data: Path) -> None:
+    runs: dict[str, Any] = {}
+    for study in ready_studies():
+        for own in load_study(study, "small", data).runs:
+            other = runs.setdefault(own.name, own)
+            assert (own.bundle, own.config, own.overrides, own.method) == (
+                other.bundle, other.config, other.overrides, other.method
+            ), own.name  # fmt: skip
 
 
 def test_unknown_studies_and_missing_files_are_said(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from medkd.study import origin, wording
 from medkd.study.charts import Curve, curves_svg, line_sample_svg, mask_png, slice_png, window_around
 from medkd.study.forest import FOREST_CSS
 from medkd.study.html_tables import TABLES_CSS, table_section
+from medkd.study.networks import network_rows
 from medkd.study.page import (
     bullets,
     contour_legend,
@@ -27,7 +28,7 @@ from medkd.study.page import (
 )
 from medkd.study.pictures import ROLES, Picture
 from medkd.study.spread import Spread, spread_svg
-from medkd.study.tables import FigureTable, network_rows, study_tables
+from medkd.study.tables import FigureTable, study_tables
 
 
 def html_report(results: Mapping[str, Any], pictures: Sequence[Picture]) -> str:

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from medkd.study import origin, wording
-from medkd.study.tables import BETTER, WORSE, FigureRow, FigureTable, network_rows, study_tables
+from medkd.study.networks import network_rows
+from medkd.study.tables import BETTER, WORSE, FigureRow, FigureTable, study_tables
 
 
 def markdown_report(results: Mapping[str, Any]) -> str:

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from medkd.metrics import PairedDifference
-from medkd.study.tables import ABOVE, BELOW, BETTER, NOT_TOLD_APART, WORSE, FigureRow, FigureTable, NetworkRow
+from medkd.study.networks import NetworkRow
+from medkd.study.tables import ABOVE, BELOW, BETTER, NOT_TOLD_APART, WORSE, FigureRow, FigureTable
 
 NOTHING = "–"
 HOLDS_ZERO = "interval holds 0"

@@ -59,7 +59,8 @@ class Progress:
     def _left(self, outcome: Outcome) -> str:
         """How many runs are left and how long they will take.
 
-        That is estimated from the finished ones with the same network and config, or from all where there is none.
+        That is estimated from the finished ones with the same network and config, or from all where there is none; not
+        before half of those that are left have such an example.
         """
         number = f"{len(outcome.left(self.jobs)):>{len(str(len(self.jobs)))}} left"
         seconds: dict[tuple[Any, ...], list[float]] = {}
@@ -68,7 +69,8 @@ class Progress:
                 seconds.setdefault(_kind(job), []).append(outcome.results[job.id]["seconds"])
         # Evaluating what another run has trained takes no time beside a training.
         left = [job for job in outcome.left(self.jobs) if job.run.of is None]
-        if left and not seconds:
+        # A teacher takes a hundred times as long as a student: where few kinds have run, nobody knows.
+        if sum(_kind(job) in seconds for job in left) < len(left) / 2:
             return f"{number}, time unknown"
         everything = [value for values in seconds.values() for value in values]
         total = sum(statistics.fmean(seconds.get(_kind(job), everything)) for job in left)

@@ -256,8 +256,8 @@ def test_every_run_is_told_in_a_line_of_80_columns(study, tmp_path, capsys):
     done("t-again-0", 0.0)
     assert capsys.readouterr().out.splitlines() == [
         "mine: 0 of 10 runs done, 10 left, time unknown, 2 at a time",
-        # 7 trainings as long as this one, two at a time; t-again-0 and -1 train nothing.
-        "[ 1/10] t-0        Dice 0.625   1 min 40 s   9 left, about 5 min 50 s",
+        # Of 7 trainings that are left, only t-1 is of a kind that has run.
+        "[ 1/10] t-0        Dice 0.625   1 min 40 s   9 left, time unknown",
         # both-0, both-1, control-1: 1000 s each; t-1: 100 s; alone-0, alone-1: 550 s, the mean of all.
         "[ 2/10] control-0  Dice 0.625  16 min 40 s   8 left, about 35 min 0 s",
         "[ 3/10] alone-0    Dice 0.625         40 s   7 left, about 26 min 10 s",

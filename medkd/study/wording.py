@@ -179,6 +179,8 @@ def unfinished(table: FigureTable) -> str:
 def findings(table: FigureTable) -> list[str]:
     """What a table shows, in sentences that follow from its numbers."""
     compared = _compared(table)
+    if not compared and any(row.gain for row in table.rows):
+        return ["None of the distilled rows can be compared with the control yet."]
     if not compared:
         return [
             f"No row can be compared with the control ({table.control_title}): that takes a seed that both have "

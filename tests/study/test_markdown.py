@@ -76,6 +76,13 @@ def test_where_all_rows_lose_the_page_says_so(small_results: dict[str, Any]) -> 
     assert "largest gain" not in page
 
 
+def test_rows_beside_the_distilled_ones_are_no_finding(small_results: dict[str, Any]) -> None:
+    for run in ("b", "pmd"):
+        small_results["missing"] += [f"{run}-0", f"{run}-1"]
+        del small_results["runs"][run]
+    assert "None of the distilled rows can be compared with the control yet." in markdown_report(small_results)
+
+
 def test_one_row_is_told_in_the_singular(small_results: dict[str, Any]) -> None:
     small_results["study"]["tables"][0] |= {"rows": ["control", "pmd"], "distilled": ["pmd"]}
     page = markdown_report(small_results)

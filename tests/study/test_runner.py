@@ -306,7 +306,7 @@ def figures_of(out: Path) -> dict[str, Any]:
     figures = {}
     for file in sorted(out.glob("runs/*/result.json")):
         result = json.loads(file.read_text())
-        for key in ("seconds", "machine", "recipe"):
+        for key in ("seconds", "machine"):
             del result[key]
         for row in result["history"]:
             del row["seconds"]
@@ -357,10 +357,15 @@ class StartedStudy:
 
     def __init__(self, file: Path, data: Path, out: Path, *more: str) -> None:
         words = ["study", "run", str(file), "--data", str(data), "--out", str(out), *more]
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "medkd", *words], text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-            start_new_session=True,
-        )  # fmt: skip
+        # As at a terminal, whether or not what runs the tests ignores interrupts, which its children would inherit.
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)
+        try:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "medkd", *words], text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                start_new_session=True,
+            )  # fmt: skip
+        finally:
+            signal.signal(signal.SIGINT, before)
 
     def end(self, number: int, *, everyone: bool = False) -> tuple[int, str]:
         """Send a signal to the study, or as a terminal does to all its processes; see that none of them is left."""

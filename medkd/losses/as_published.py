@@ -36,7 +36,7 @@ class FixedProjectorsLoss(ContrastiveFeatureLoss):
         self.requires_grad_(False)
 
 
-class RedrawnProjectorsLoss(ContrastiveFeatureLoss):
+class RedrawnProjectorsLoss(FixedProjectorsLoss):
     """The contrastive loss behind random projectors that are drawn anew in every step: what the public code computes.
 
     For N embeddings its expected value is at least ``log N``, whatever the student does. A projector is as likely as
@@ -53,10 +53,6 @@ class RedrawnProjectorsLoss(ContrastiveFeatureLoss):
     Reference:
         Biswas 2024, arXiv 2406.03173, Eq. 3.5-3.7, which this is not.
     """
-
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, **options)
-        self.requires_grad_(False)
 
     def forward(self, student_map: Tensor, teacher_map: Tensor, label: Tensor | None = None) -> Tensor:
         """Draw new projectors, then contrast two feature maps; see :meth:`ContrastiveFeatureLoss.forward`."""

@@ -122,7 +122,9 @@ def _run(
 
 def _split(study: Mapping[str, Any], file: Path) -> dict[str, Any]:
     """The split of the study, for every run that is trained; a file is looked for beside the study file."""
-    split = {key: study[key] for key in ("split_seed",) if key in study}
+    split: dict[str, Any] = {}
+    if "split_seed" in study:
+        split["split_seed"] = study["split_seed"]
     if "split_file" in study:
         found = file.parent / study["split_file"]
         if not found.is_file():

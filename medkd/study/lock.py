@@ -1,14 +1,14 @@
-"""Locks on files, which end with the process that holds them."""
+"""One study at a time in a folder."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
 
 from medkd.errors import UserError
 from medkd.files import unwritable
+from medkd.lock import lock
 
 LOCK_FILE = ".lock"
 
@@ -31,23 +31,3 @@ def only_study_in(out: Path) -> Iterator[None]:
         except BlockingIOError as error:
             raise UserError(f"a study is running in {out}: wait until it is done, or choose another --out.") from error
         yield
-
-
-def lock(stream: IO[str], *, wait: bool) -> None:
-    """Hold the lock of an open file until it is closed, or its process has ended.
-
-    Where the system has no such locks, nothing is locked.
-
-    Raises:
-        BlockingIOError: another one holds it, and ``wait`` is false.
-    """
-    try:
-        import fcntl
-    except ImportError:
-        return
-    try:
-        fcntl.flock(stream, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-    except BlockingIOError:
-        raise
-    except OSError:  # Some network file systems have none.
-        return

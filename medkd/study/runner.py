@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Sequence
@@ -16,7 +17,8 @@ from medkd.study.lock import only_study_in
 from medkd.study.outcome import Failure, Outcome, log_file, standing
 from medkd.study.plan import Study
 from medkd.study.progress import Progress
-from medkd.study.workers import LocalWorkers, Workers
+from medkd.study.workers import Task, do_job, do_job_on_node, how_it_failed
+from medkd.workers import Died, LocalWorkers, RayWorkers, Workers
 
 
 def run_study(
@@ -67,7 +69,9 @@ def run_study(
     return outcome
 
 
-def run_jobs(jobs: Sequence[Job], out: Path, outcome: Outcome, workers: Workers, progress: Progress) -> None:
+def run_jobs(
+    jobs: Sequence[Job], out: Path, outcome: Outcome, workers: Workers[Task, str | None], progress: Progress
+) -> None:
     """Let workers do all jobs that are left.
 
     They come in their order, which is that of the study file; one that needs another waits until that is done.
@@ -86,21 +90,31 @@ def run_jobs(jobs: Sequence[Job], out: Path, outcome: Outcome, workers: Workers,
         ready = [job for job in queue if all(name in outcome.results for name in job.needs)]
         for job in ready[: workers.size - under_way]:
             queue.remove(job)
-            workers.start(job, log_file(out, job.id))
+            log = log_file(out, job.id)
+            _make(log)
+            workers.start((job, log))
             under_way += 1
         if not under_way:
             return
-        job, sentence = workers.wait()
+        (job, log), ended = workers.wait()
         under_way -= 1
+        sentence = how_it_failed(ended) if isinstance(ended, Died) else ended
         result = read_result(job) if sentence is None else None
         if result is not None:
             outcome.results[job.id] = result
         else:
-            failure = Failure(sentence or f"it has left no figures in {job.out}.", log_file(out, job.id))
+            failure = Failure(sentence or f"it has left no figures in {job.out}.", log)
             outcome.failed[job.id] = failure
             write_json(job.out / FAILED_FILE, {"error": failure.sentence, "log": str(failure.log)})
             outcome.note_waiting(jobs)
         progress.ended(job, outcome)
+
+
+def _make(log: Path) -> None:
+    """Let there be a log, by which a node of a cluster sees whether it shares the study's folder."""
+    with contextlib.suppress(OSError):  # Its job tells.
+        log.parent.mkdir(parents=True, exist_ok=True)
+        log.touch()
 
 
 def _make_phantoms(folder: Path, phantom: dict[str, Any]) -> None:
@@ -123,12 +137,10 @@ def _check_label(label: str, data: Path) -> None:
         raise UserError(f"the study shows the label {label!r}, and {data} has {', '.join(labels)}: set 'label'.")
 
 
-def _hire(study: Study, processes: int | None, ray: str | None) -> Workers:
+def _hire(study: Study, processes: int | None, ray: str | None) -> Workers[Task, str | None]:
     if ray is None:
-        return LocalWorkers(processes or _default_processes(study.threads))
-    from medkd.study.ray_workers import RayWorkers
-
-    return RayWorkers(ray, study.threads, processes)
+        return LocalWorkers(do_job, processes or _default_processes(study.threads))
+    return RayWorkers(do_job_on_node, ray, study.threads, processes)
 
 
 def _default_processes(threads: int) -> int:

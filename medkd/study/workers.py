@@ -1,70 +1,58 @@
-"""The processes that do the jobs of a study."""
+"""What workers do with the jobs of a study."""
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
 import gc
-import multiprocessing
 import os
 import random
-import signal
+import socket
 import sys
-import threading
 import time
 import traceback
 from collections.abc import Iterator
-from dataclasses import dataclass
-from multiprocessing.connection import Connection, wait
-from multiprocessing.context import SpawnProcess
 from pathlib import Path
-from typing import Protocol
-
-from tqdm import tqdm
 
 from medkd.errors import UserError
+from medkd.lock import lock
 from medkd.study.job import FAILED_FILE, Job, read_result, run_job
-from medkd.study.lock import lock
+from medkd.workers import Died
+
+Task = tuple[Job, Path]
+"""A job and the file to append its log to."""
 
 
-class Workers(Protocol):
-    """What the runner asks of those who do the jobs.
-
-    Attributes:
-        size: how many jobs they do at a time.
-    """
-
-    size: int
-
-    def start(self, job: Job, log: Path) -> None:
-        """Begin a job; the runner begins no more than ``size`` at a time."""
-
-    def wait(self) -> tuple[Job, str | None]:
-        """Wait until one of the jobs under way ends; the sentence says why it failed, None that it has not."""
-
-    def stop(self) -> None:
-        """End all that is under way, at once."""
-
-
-def do_job(job: Job, log: Path) -> str | None:
+def do_job(task: Task) -> str | None:
     """Do a job in this process; all that is printed meanwhile, by C code too, goes to its log.
 
     The figures depend on the job alone, not on what the process has done before.
 
     Args:
-        job: what to do.
-        log: file to append to. Who writes to it holds its lock, so that a job has one worker at a time even where
-            that of a killed study has not ended yet.
+        task: what to do. Who writes to its log holds the lock of that, so that a job has one worker at a time even
+            where that of a killed study has not ended yet.
 
     Returns:
         Why the job failed, in a sentence; None if it has not.
     """
+    job, log = task
     try:
         with _output_to(log):
             print(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {job.id}", flush=True)
             return _try(job)
     except OSError as error:
         return f"{log} cannot be written ({error.strerror or error})."
+
+
+def do_job_on_node(task: Task) -> str | None:
+    """Do a job on a node of a cluster if that sees the log, which the study has made: see :func:`do_job`."""
+    _, log = task
+    if not log.is_file():
+        return (
+            f"{socket.gethostname()} does not see {log}: choose an --out on a file system that all nodes of the "
+            "cluster share."
+        )
+    return do_job(task)
 
 
 def _try(job: Job) -> str | None:
@@ -145,102 +133,7 @@ def _free_memory() -> None:
         ctypes.CDLL(None).malloc_trim(0)
 
 
-@dataclass
-class _Worker:
-    process: SpawnProcess
-    connection: Connection
-    job: Job | None = None
-
-
-class LocalWorkers:
-    """Processes of this machine. Each imports torch and MONAI once, does job after job, and ends with its parent.
-
-    Args:
-        size: how many.
-    """
-
-    def __init__(self, size: int) -> None:
-        self.size = size
-        self._workers: list[_Worker] = []
-
-    def start(self, job: Job, log: Path) -> None:
-        """See :class:`Workers`; a process is started where none is idle."""
-        worker = next((worker for worker in self._workers if worker.job is None), None)
-        if worker is None:
-            worker = _start_worker()
-            self._workers.append(worker)
-        worker.job = job
-        with contextlib.suppress(OSError):  # It has died meanwhile: wait() tells.
-            worker.connection.send((job, log))
-
-    def wait(self) -> tuple[Job, str | None]:
-        """See :class:`Workers`; one that died fails its job and is replaced by the next start."""
-        busy = {worker.connection: worker for worker in self._workers if worker.job is not None}
-        worker = busy[wait(list(busy))[0]]  # type: ignore[index]
-        job, worker.job = worker.job, None
-        assert job is not None
-        try:
-            return job, worker.connection.recv()
-        except (EOFError, OSError):
-            self._workers.remove(worker)
-            return job, _how_it_ended(worker)
-
-    def stop(self) -> None:
-        """See :class:`Workers`."""
-        for worker in self._workers:
-            worker.process.kill()
-        for worker in self._workers:
-            worker.process.join()
-            worker.connection.close()
-        self._workers.clear()
-
-
-def _start_worker() -> _Worker:
-    context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe()
-    process = context.Process(target=_work, args=(theirs,))
-    with _without_interrupts():
-        process.start()
-    theirs.close()
-    return _Worker(process, ours)
-
-
-@contextlib.contextmanager
-def _without_interrupts() -> Iterator[None]:
-    """What is started here never sees Ctrl-C, which the terminal sends to all: the study stops its workers."""
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def _work(connection: Connection) -> None:
-    """What a worker process does all its life."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_the_parent, daemon=True).start()
-    # Its own lock is of the system and would outlive this process where that is killed.
-    tqdm.set_lock(threading.RLock())
-    with contextlib.suppress(EOFError, OSError):  # The parent is gone.
-        while True:
-            job, log = connection.recv()
-            connection.send(do_job(job, log))
-
-
-def _end_with_the_parent() -> None:
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)
-
-
-def _how_it_ended(worker: _Worker) -> str:
-    worker.process.join()
-    worker.connection.close()
-    code = worker.process.exitcode or 0
-    how = signal.Signals(-code).name if code < 0 else f"code {code}"
-    hint = "if memory ran out, give fewer --jobs" if how == "SIGKILL" else "see its log"
-    return f"its process ended with {how}: {hint}."
+def how_it_failed(died: Died) -> str:
+    """Why a job has failed whose worker died, in a sentence."""
+    hint = "if memory ran out, give fewer --jobs" if died.memory else "see its log"
+    return f"{died.how}: {hint}."

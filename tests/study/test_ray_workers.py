@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import socket
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from medkd.errors import UserError
 from medkd.study.job import jobs_of
 from medkd.study.plan import Study
-from medkd.study.ray_workers import RayWorkers, do_job_on_node
 from medkd.study.runner import run_study
 from medkd.study.study_file import load_study
+from medkd.study.workers import do_job_on_node
 
 SMALL = {"epochs": 2, "batch_size": 4}
 CONTENT = {
@@ -77,18 +75,6 @@ def test_ray_gives_the_figures_of_local_processes(study, tmp_path, capfd):
 
 def test_a_node_that_does_not_see_the_folder_says_so(study, tmp_path):
     (job, *_) = jobs_of(study, tmp_path)
-    sentence = do_job_on_node(job, tmp_path / "logs" / "t-0.log")
+    sentence = do_job_on_node((job, tmp_path / "logs" / "t-0.log"))
     assert sentence is not None and sentence.startswith(f"{socket.gethostname()} does not see")
     assert not (tmp_path / "runs").exists() and not (tmp_path / "logs").exists()
-
-
-def test_without_ray_the_user_is_told_how_to_get_it(monkeypatch):
-    monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(UserError, match=r"pip install medkd\[ray\]"):
-        RayWorkers("", 1)
-
-
-def test_an_address_where_nothing_answers():
-    pytest.importorskip("ray")
-    with pytest.raises(UserError, match=r"no Ray cluster answers at 127\.0\.0\.1:1 "):
-        RayWorkers("127.0.0.1:1", 1)

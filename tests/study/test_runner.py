@@ -21,15 +21,17 @@ import yaml
 from medkd.cli import main
 from medkd.engines.saved_model import load_tensors
 from medkd.errors import UserError
+from medkd.lock import lock
 from medkd.study import runner
 from medkd.study.job import Job, claim, jobs_of
-from medkd.study.lock import lock, only_study_in
+from medkd.study.lock import only_study_in
 from medkd.study.outcome import Failure, Outcome
 from medkd.study.plan import Study
 from medkd.study.progress import Progress, duration, format_outcome
 from medkd.study.runner import run_study
 from medkd.study.study_file import load_study
-from medkd.study.workers import LocalWorkers, do_job
+from medkd.study.workers import Task, do_job
+from medkd.workers import LocalWorkers
 
 TEACHER = {"recipe": "teacher", "network": "multitask_unet"}
 ALONE = {"recipe": "alone", "network": "unet_s1"}
@@ -75,25 +77,27 @@ class PretendedWorkers:
         self.size = size
         self.failing = failing
         self.events: list[str] = []
-        self.under_way: list[Job] = []
+        self.under_way: list[Task] = []
 
-    def start(self, job: Job, log: Path) -> None:
+    def start(self, task: Task) -> None:
+        job, log = task
         log.parent.mkdir(exist_ok=True)
         log.write_text("what was printed")
-        self.under_way.append(job)
+        self.under_way.append(task)
         assert len(self.under_way) <= self.size
         self.events.append(f"+{job.id}")
 
-    def wait(self) -> tuple[Job, str | None]:
-        job = self.under_way.pop(0)
+    def wait(self) -> tuple[Task, str | None]:
+        task = self.under_way.pop(0)
+        job, _ = task
         self.events.append(f"-{job.id}")
         if job.id in self.failing:
-            return job, f"{job.id} does not work."
+            return task, f"{job.id} does not work."
         job.out.mkdir(parents=True, exist_ok=True)
         claim(job)
         (job.out / "failed.json").unlink(missing_ok=True)
         (job.out / "result.json").write_text(json.dumps(figures(job)))
-        return job, None
+        return task, None
 
     def stop(self) -> None:
         self.events.append("stop")
@@ -112,7 +116,7 @@ def pretend(monkeypatch: pytest.MonkeyPatch) -> Callable[..., PretendedWorkers]:
 
     def replace(**arguments: Any) -> PretendedWorkers:
         workers = PretendedWorkers(**arguments)
-        monkeypatch.setattr(runner, "LocalWorkers", lambda size: workers)
+        monkeypatch.setattr(runner, "LocalWorkers", lambda do, size: workers)
         return workers
 
     return replace
@@ -415,16 +419,16 @@ def test_a_job_waits_for_a_worker_that_has_outlived_its_study(study, pretend, tm
     pretend()
     assert run_study(study, tmp_path, 1).is_complete
     job, log = jobs_of(study, tmp_path)[0], tmp_path / "own.log"
-    workers = LocalWorkers(1)
+    workers = LocalWorkers(do_job, 1)
     try:
         with log.open("a") as stream:
             lock(stream, wait=True)
-            workers.start(job, log)
+            workers.start((job, log))
             (process,) = multiprocessing.active_children()
             wait_until(lambda: log in open_files(process.pid), "nobody opens the log")
             time.sleep(0.2)
             assert log.read_text() == ""
-        assert workers.wait() == (job, None)
+        assert workers.wait() == ((job, log), None)
     finally:
         workers.stop()
     assert job.id in log.read_text()
@@ -432,7 +436,7 @@ def test_a_job_waits_for_a_worker_that_has_outlived_its_study(study, pretend, tm
 
 def test_a_log_that_cannot_be_written_fails_its_job_and_not_the_worker(study, tmp_path):
     (tmp_path / "file").touch()
-    sentence = do_job(jobs_of(study, tmp_path)[0], tmp_path / "file" / "t-0.log")
+    sentence = do_job((jobs_of(study, tmp_path)[0], tmp_path / "file" / "t-0.log"))
     assert sentence is not None and "t-0.log cannot be written" in sentence
 
 
@@ -459,9 +463,9 @@ def test_what_fails_or_dies_is_told_and_the_rest_goes_on(tmp_path, tiny_task, ca
     logs = tmp_path / "out" / "logs"
 
     class KillingWorkers(LocalWorkers):
-        def start(self, job: Job, log: Path) -> None:
-            super().start(job, log)
-            if job.id == "dies-0":
+        def start(self, task: Task) -> None:
+            super().start(task)
+            if task[0].id == "dies-0":
                 multiprocessing.active_children()[0].kill()
 
     with monkeypatch.context() as patch:

@@ -1,33 +1,33 @@
-"""Jobs of a study as tasks of Ray, on one machine or on many."""
+"""Workers that are tasks of Ray, on one machine or on many."""
 
 from __future__ import annotations
 
 import logging
 import os
 import socket
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Generic
 
 from medkd.errors import UserError
-from medkd.study.job import Job
-from medkd.study.workers import do_job
+from medkd.workers.protocol import Died, Result, Task
 
 
-class RayWorkers:
-    """Ray chooses the node of every job; all nodes must see the study's folder and its data under the same path.
+class RayWorkers(Generic[Task, Result]):
+    """Ray chooses the node of every task; all nodes must see the files that it names under the same path.
 
     Nothing is sent to Ray's makers, and no dashboard is started.
 
     Args:
+        do: what is done with a task.
         address: of a cluster; nothing for the one of this machine, which is started if there is none.
-        threads: of every job, the processors that Ray keeps for it; a GPU too where the cluster has some.
-        size: how many jobs at a time; as many as the cluster has room for by default.
+        threads: of every task, the processors that Ray keeps for it; a GPU too where the cluster has some.
+        size: how many tasks at a time; as many as the cluster has room for by default.
 
     Raises:
         UserError: Ray is not installed, or there is no cluster at the address.
     """
 
-    def __init__(self, address: str, threads: int, size: int | None = None) -> None:
+    def __init__(self, do: Callable[[Task], Result], address: str, threads: int, size: int | None = None) -> None:
         os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
         try:
             import ray
@@ -50,33 +50,33 @@ class RayWorkers:
         rooms = [int(node["Resources"].get("CPU", 0)) // threads for node in ray.nodes() if node["Alive"]]
         room = sum(rooms)
         if room == 0:
-            raise UserError(f"a run takes {threads} threads and no node of Ray has as many: set 'threads' lower.")
+            raise UserError(f"each task takes {threads} threads and no node of Ray has as many: set fewer threads.")
         self.size = size or max(1, min(room, gpus) if gpus else room)
-        # A job that dies is told to the user, who may try it again; Ray alone would hide why it died.
-        self._task = ray.remote(num_cpus=threads, num_gpus=1 if gpus else 0, max_retries=0)(do_job_on_node)
-        self._jobs: dict[Any, Job] = {}
+        # A task that dies is told to the user, who may try it again; Ray alone would hide why it died.
+        self._remote = ray.remote(num_cpus=threads, num_gpus=1 if gpus else 0, max_retries=0)(_call)
+        self._do = do
+        self._tasks: dict[Any, Task] = {}
 
-    def start(self, job: Job, log: Path) -> None:
-        """See :class:`medkd.study.workers.Workers`."""
-        log.parent.mkdir(parents=True, exist_ok=True)
-        log.touch()
-        self._jobs[self._task.remote(job, log)] = job
+    def start(self, task: Task) -> None:
+        """See :class:`medkd.workers.Workers`."""
+        self._tasks[self._remote.remote(self._do, task)] = task
 
-    def wait(self) -> tuple[Job, str | None]:
-        """See :class:`medkd.study.workers.Workers`."""
-        (task,), _ = self._ray.wait(list(self._jobs), num_returns=1)
-        job = self._jobs.pop(task)
+    def wait(self) -> tuple[Task, Result | Died]:
+        """See :class:`medkd.workers.Workers`."""
+        (reference,), _ = self._ray.wait(list(self._tasks), num_returns=1)
+        task = self._tasks.pop(reference)
         try:
-            return job, self._ray.get(task)
+            return task, self._ray.get(reference)
         except self._ray.exceptions.RayError as error:
             reason = (str(error).strip().splitlines() or [""])[0].rstrip(".")
-            return job, f"Ray has lost it ({type(error).__name__}: {reason})."
+            memory = isinstance(error, self._ray.exceptions.OutOfMemoryError)
+            return task, Died(f"Ray has lost it ({type(error).__name__}: {reason})", memory)
 
     def stop(self) -> None:
-        """See :class:`medkd.study.workers.Workers`."""
-        for task in self._jobs:
-            self._ray.cancel(task, force=True)
-        self._jobs.clear()
+        """See :class:`medkd.workers.Workers`."""
+        for reference in self._tasks:
+            self._ray.cancel(reference, force=True)
+        self._tasks.clear()
         if self._starts:
             self._ray.shutdown()
 
@@ -88,11 +88,5 @@ def _knock(address: str) -> None:
         socket.create_connection((host, int(port)), timeout=10).close()
 
 
-def do_job_on_node(job: Job, log: Path) -> str | None:
-    """Do a job on a node of a cluster if that sees the log, which the study has made: see :func:`do_job`."""
-    if not log.is_file():
-        return (
-            f"{socket.gethostname()} does not see {log}: choose an --out on a file system that all nodes of the "
-            "cluster share."
-        )
-    return do_job(job, log)
+def _call(do: Callable[[Any], Any], task: Any) -> Any:
+    return do(task)

@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test lint bench-training clean
+.PHONY: demo test lint bench-training bench-inference clean
 
 demo: $(INSTALLED)
 	$(BIN)/medkd demo --out demo
@@ -22,6 +22,12 @@ bench-training: $(INSTALLED)
 	$(BIN)/python benchmarks/training.py choices
 	$(BIN)/python benchmarks/training.py growth
 	$(BIN)/python benchmarks/training.py report
+
+# Ten minutes on two cores; writes docs/results/inference_*.json and docs/inference_speed.md.
+bench-inference: $(INSTALLED)
+	$(BIN)/python benchmarks/inference.py backends
+	$(BIN)/python benchmarks/inference.py growth
+	$(BIN)/python benchmarks/inference.py report
 
 # torch comes first and pinned, so that no dependency chooses another build.
 $(INSTALLED): setup.cfg constraints.txt

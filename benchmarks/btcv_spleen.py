@@ -94,9 +94,8 @@ def evaluate_run(folder: Path, data: Path) -> None:
 
     if not (folder / "evaluation.json").is_file():
         task = DecathlonTask.load(data)
-        report = evaluate(
-            Segmenter.load(folder), task.select(task.split(file=run_split_file(folder)).test), task.labels
-        )
+        cases = task.select(task.split(file=run_split_file(folder)).test)
+        report = evaluate(Segmenter.load(folder, backend="torch"), cases, task.labels)
         write_json(folder / "evaluation.json", report)
 
 

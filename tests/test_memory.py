@@ -1,4 +1,4 @@
-"""Freed memory is kept by the process."""
+"""Freed memory is kept by the process; the peak of what it took is told."""
 
 from __future__ import annotations
 
@@ -6,10 +6,13 @@ import json
 import platform
 import subprocess
 import sys
+import threading
 
+import numpy as np
 import pytest
 
-from medkd.memory import keep_freed_memory
+from medkd import memory
+from medkd.memory import PeakMemory, keep_freed_memory, process_memory
 
 # A page fault is a page that the system had to hand out. Counted in a process of its own, whose memory is untouched.
 COUNT = """
@@ -48,3 +51,65 @@ def test_kept_memory_is_not_fetched_again():
 @pytest.mark.skipif(platform.libc_ver()[0] == "glibc", reason="glibc has this choice")
 def test_without_the_choice_nothing_happens():
     assert keep_freed_memory() is False
+
+
+def has_own_peak() -> bool:
+    """Whether the system can count a peak anew; containers often cannot."""
+    keep = np.ones(2**26, np.uint8)
+    del keep
+    PeakMemory()
+    peak, now = process_memory("VmHWM"), process_memory("VmRSS")
+    return peak is not None and now is not None and peak - now < 2**14
+
+
+needs_own_peak = pytest.mark.skipif(not has_own_peak(), reason="this system cannot count a peak anew")
+
+
+@needs_own_peak
+def test_the_peak_is_of_what_was_taken_meanwhile():
+    before = np.ones(300 * 10**6, np.uint8)
+    del before
+    peak = PeakMemory()
+    start = peak.megabytes()
+    during = np.ones(200 * 10**6, np.uint8)
+    del during
+    assert 190 < peak.megabytes() - start < 260
+    # What came before this began does not count.
+    assert PeakMemory().megabytes() - start < 60
+
+
+@needs_own_peak
+def test_the_peak_is_that_of_all_threads():
+    peak = PeakMemory()
+    start = peak.megabytes()
+    thread = threading.Thread(target=lambda: np.ones(200 * 10**6, np.uint8))
+    thread.start()
+    thread.join()
+    assert 190 < peak.megabytes() - start < 260
+
+
+def test_memory_in_units_of_the_kernel(tmp_path, monkeypatch):
+    (tmp_path / "status").write_text("Name:\tVmHWM: x\nVmPeak:\t  99 kB\nVmHWM:\t  500000 kB\nVmRSS:\t 7 kB\n")
+    (tmp_path / "clear_refs").write_text("")
+    monkeypatch.setattr(memory, "_PROCESS", tmp_path)
+    assert process_memory("VmRSS") == 7
+    assert process_memory("VmSwap") is None
+    # KiB to MB of a million bytes.
+    assert PeakMemory().megabytes() == 512
+    assert (tmp_path / "clear_refs").read_text() == "5"
+
+
+@pytest.mark.parametrize(("platform", "unit"), [("linux", 1024), ("darwin", 1)])
+def test_without_proc_the_peak_is_that_of_the_process(platform, unit, tmp_path, monkeypatch):
+    resource = pytest.importorskip("resource", reason="only Unix has it")
+    monkeypatch.setattr(memory, "_PROCESS", tmp_path / "none")
+    monkeypatch.setattr(memory.sys, "platform", platform)
+    expected = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
+    assert PeakMemory().megabytes() == pytest.approx(expected, rel=0.05, abs=1)
+
+
+def test_where_nothing_tells_the_peak_is_unknown(tmp_path, monkeypatch):
+    monkeypatch.setattr(memory, "_PROCESS", tmp_path / "none")
+    monkeypatch.setitem(sys.modules, "resource", None)
+    assert process_memory("VmRSS") is None
+    assert PeakMemory().megabytes() is None

@@ -48,7 +48,7 @@ def test_the_teacher_learns_and_its_folder_is_a_model(teacher, tiny_task):
     rows = history(teacher)
     assert [row["epoch"] for row in rows] == list(range(1, 13))
     assert max(row["val_dice"] for row in rows) > 0.7
-    assert Segmenter.load(teacher).model.labels == {0: "background", 1: "block"}
+    assert Segmenter.load(teacher, "torch").model.labels == {0: "background", 1: "block"}
 
 
 def test_distilling_writes_every_term_and_a_student_without_projectors(teacher, tiny_task, tmp_path):
@@ -62,7 +62,7 @@ def test_distilling_writes_every_term_and_a_student_without_projectors(teacher, 
     assert row["loss"] == pytest.approx(total + 0.1 * row["encoder"] + 0.1 * row["decoder"], rel=1e-4)
     assert not [key for key in load_tensors(run / "model.pt") if "projector" in key]
     assert [key for key in load_tensors(run / "checkpoint.pt")["projectors"] if "projector" in key]
-    assert Segmenter.load(run).model.preprocessing == Segmenter.load(teacher).model.preprocessing
+    assert Segmenter.load(run, "torch").model.preprocessing == Segmenter.load(teacher, "torch").model.preprocessing
 
 
 @pytest.mark.parametrize("augment", [False, "turns"])

@@ -2,34 +2,7 @@
 
 from __future__ import annotations
 
-from medkd.data.augmentation import slice_augmentation
-from medkd.data.decathlon import Case, DecathlonTask, Split
-from medkd.data.held_out import SliceSplitDataset, held_out_slices
-from medkd.data.nifti import Volume, check_pair, read_image, read_label
-from medkd.data.open_task import download_task, open_task
-from medkd.data.slices import SliceDataset, SliceSampler, SliceVolume, VolumeDataset, load_volumes
-from medkd.data.transforms import PreparedScan, Preprocessing
-from medkd.data.turns import RandTurnd
+import lazy_loader
 
-__all__ = [
-    "Case",
-    "DecathlonTask",
-    "PreparedScan",
-    "Preprocessing",
-    "RandTurnd",
-    "SliceDataset",
-    "SliceSampler",
-    "SliceSplitDataset",
-    "SliceVolume",
-    "Split",
-    "Volume",
-    "VolumeDataset",
-    "check_pair",
-    "download_task",
-    "held_out_slices",
-    "load_volumes",
-    "open_task",
-    "read_image",
-    "read_label",
-    "slice_augmentation",
-]
+# torch and MONAI take seconds and hundreds of MB to import: only what needs them pays. The names are in __init__.pyi.
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

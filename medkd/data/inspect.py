@@ -10,7 +10,8 @@ from typing import Any
 from tqdm import tqdm
 
 from medkd.data.decathlon import Case, DecathlonTask
-from medkd.data.nifti import Volume, check_pair, distinct_values, read_image, read_label
+from medkd.data.nifti import check_pair, distinct_values, read_image, read_label
+from medkd.data.volume import Volume
 from medkd.errors import UserError
 
 WIDTH = 80

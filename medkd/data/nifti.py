@@ -2,63 +2,33 @@
 
 from __future__ import annotations
 
-import gzip
 import math
-import zlib
 from collections.abc import Iterable
-from dataclasses import dataclass
+from contextlib import nullcontext
+from io import BufferedIOBase, BytesIO
 from pathlib import Path
-from typing import cast
 
-import nibabel
 import numpy as np
-from nibabel.affines import voxel_sizes
-from nibabel.arrayproxy import ArrayProxy
+from isal import igzip, isal_zlib
 from nibabel.filebasedimages import ImageFileError
-from nibabel.nifti1 import Nifti1Header, Nifti1Image
-from nibabel.nifti2 import Nifti2Image
+from nibabel.nifti1 import Nifti1Header
+from nibabel.nifti2 import Nifti2Header
 from nibabel.spatialimages import HeaderDataError
+from nibabel.volumeutils import apply_read_scaling
 from nibabel.wrapstruct import WrapStructError
 
+from medkd.data.volume import Volume, check_affine, check_shape, checked_image, format_shape
 from medkd.errors import UserError
 
+GZIP_MAGIC = b"\x1f\x8b"
+HEADER_BYTES = 352  # of NIfTI-1 with the flag of its extensions; NIfTI-2 has more
+LARGEST_HEADER = 1 << 26
+LARGEST_RATIO = 1032  # of what DEFLATE can compress
+CHUNK = 1 << 20
 # Image and label often come from different writers; their affines then differ by float32 rounding.
 AFFINE_TOLERANCE = 1e-3
 # Labels stored with a NIfTI scale factor come back as 0.99999994 instead of 1.
 INTEGER_TOLERANCE = 1e-3
-
-
-@dataclass(frozen=True, eq=False)
-class Volume:
-    """One 3-D image or label with its place in space.
-
-    Attributes:
-        array: voxels `(X, Y, Z)`, float32 for an image, uint8 or int64 for a label, as stored (not reoriented).
-        affine: 4x4, voxel index to patient position in mm (RAS+).
-        header: the NIfTI header, for writing a result on the same grid.
-        path: the file it was read from.
-    """
-
-    array: np.ndarray
-    affine: np.ndarray
-    header: Nifti1Header
-    path: Path
-
-    @property
-    def spacing(self) -> tuple[float, float, float]:
-        """Voxel size in mm along the three array axes."""
-        x, y, z = (float(size) for size in voxel_sizes(self.affine))
-        return x, y, z
-
-    @property
-    def voxel_ml(self) -> float:
-        """Volume of one voxel in ml, exact for oblique and sheared grids too."""
-        return float(abs(np.linalg.det(self.affine[:3, :3]))) / 1000.0
-
-    @property
-    def orientation(self) -> str:
-        """Patient direction in which each array axis grows, to the nearest axis, such as `LAS`."""
-        return "".join(nibabel.aff2axcodes(self.affine))
 
 
 def read_image(path: str | Path) -> Volume:
@@ -68,23 +38,19 @@ def read_image(path: str | Path) -> Volume:
         path: a `.nii.gz` or `.nii` file; compression is told from the content.
 
     Returns:
-        The volume, `array` in float32 with the header's scaling applied (HU for CT).
+        The volume, with the header's scaling applied (HU for CT).
 
     Raises:
         UserError: the file is missing, damaged or no NIfTI; it is not one 3-D volume of numbers; its affine cannot be
             inverted; it holds NaN or infinite values, or one value only.
     """
     path = Path(path)
-    image = _open(path)
-    with np.errstate(over="ignore"):  # what does not fit float32 becomes inf and is refused below
-        array = np.asanyarray(image.dataobj, dtype=np.float32)
-    low, high = array.min(), array.max()  # NaN spreads through both, so two passes find everything
-    if not (np.isfinite(low) and np.isfinite(high)):
-        bad = int(array.size - np.isfinite(array).sum())
-        raise UserError(f"{path} holds {bad} NaN or infinite values: replace them, by the value of air for CT.")
-    if low == high:
-        raise UserError(f"{path} holds the single value {low:g} everywhere: export the image again from its source.")
-    return Volume(array, image.affine, image.header, path)
+    header, stored = _read(path)
+    array = _scaled(stored, header)
+    if array.dtype.kind == "f" or array.dtype.itemsize > 4:
+        with np.errstate(over="ignore"):  # what does not fit float32 becomes inf and is refused
+            array = array.astype(np.float32, copy=False)
+    return checked_image(array, header.get_best_affine(), header, path)
 
 
 def read_label(path: str | Path) -> Volume:
@@ -100,8 +66,8 @@ def read_label(path: str | Path) -> Volume:
         UserError: as for `read_image` (a constant label is fine: an organ may be absent), or a value is not whole.
     """
     path = Path(path)
-    image = _open(path)
-    array = np.asanyarray(image.dataobj)
+    header, stored = _read(path)
+    array = _scaled(stored, header)
     if array.dtype.kind == "f":
         rounded = np.rint(array)
         # Written so that NaN counts as not whole; inf - inf is NaN as well.
@@ -114,9 +80,8 @@ def read_label(path: str | Path) -> Volume:
             )
         array = rounded
     fits_uint8 = array.min() >= 0 and array.max() <= 255
-    # These types are in native byte order, whatever the file's: PyTorch takes no other.
     array = array.astype(np.uint8 if fits_uint8 else np.int64, copy=False)
-    return Volume(array, image.affine, image.header, path)
+    return Volume(array, header.get_best_affine(), header, path)
 
 
 def check_pair(image: Volume, label: Volume, label_values: Iterable[int]) -> None:
@@ -132,8 +97,8 @@ def check_pair(image: Volume, label: Volume, label_values: Iterable[int]) -> Non
     """
     if image.array.shape != label.array.shape:
         raise UserError(
-            f"{label.path} is {_shape(label.array.shape)} but its image {image.path} is {_shape(image.array.shape)}: "
-            "resample the label to the grid of the image."
+            f"{label.path} is {format_shape(label.array.shape)} but its image {image.path} is "
+            f"{format_shape(image.array.shape)}: resample the label to the grid of the image."
         )
     difference = float(np.abs(image.affine - label.affine).max())
     if difference > AFFINE_TOLERANCE:
@@ -166,64 +131,92 @@ def distinct_values(label: np.ndarray) -> dict[int, int]:
     return {int(value): int(count) for value, count in zip(values, counts, strict=True)}
 
 
-def _open(path: Path) -> Nifti1Image:
-    """Parse a file into an image of checked shape, type and affine; the voxels are still unread."""
+def _read(path: Path) -> tuple[Nifti1Header, np.ndarray]:
+    """The header and the voxels as stored, in native byte order, since PyTorch takes no other."""
     try:
-        content = path.read_bytes()
-        # Decompressed in one go because that verifies the checksum: nibabel stops reading before it.
-        if content.startswith(b"\x1f\x8b"):
-            content = gzip.decompress(content)
+        with path.open("rb") as raw:
+            compressed = raw.read(2) == GZIP_MAGIC
+            raw.seek(0)
+            with igzip.IGzipFile(fileobj=raw) if compressed else nullcontext(raw) as stream:
+                header, offset = _read_header(stream, path)
+                shape, dtype = header.get_data_shape(), header.get_data_dtype()
+                size = math.prod(shape) * dtype.itemsize
+                length = path.stat().st_size * (LARGEST_RATIO if compressed else 1)
+                if length < offset + size:  # asked before reading allocates whatever a damaged header says
+                    raise _damaged(path, f"{length} of {offset + size} bytes")
+                content = _read_voxels(stream, size, path)
     except FileNotFoundError as error:
         raise UserError(f"{path} is missing: check the path, or put the file there.") from error
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+    except (EOFError, isal_zlib.IsalError, igzip.BadGzipFile) as error:  # type: ignore[misc]
         raise _damaged(path, error) from error
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror or error}): give a readable NIfTI file.") from error
+    stored = content.view(dtype).reshape(shape, order="F")
+    return header, stored.astype(dtype.newbyteorder("="), copy=False)
 
-    if not content:
+
+def _read_header(stream: BufferedIOBase, path: Path) -> tuple[Nifti1Header, int]:
+    """The checked header and where the voxels begin; the stream stands there."""
+    block = stream.read(HEADER_BYTES)
+    if not block:
         raise _damaged(path, "it is empty")
-    if content[344:347] == b"n+1":
-        kind: type[Nifti1Image] = Nifti1Image
-    elif content[4:7] == b"n+2":
-        kind = Nifti2Image
+    if block[344:347] == b"n+1":
+        kind: type[Nifti1Header] = Nifti1Header
+    elif block[4:7] == b"n+2":
+        kind = Nifti2Header
     else:
         raise UserError(f"{path} is not a NIfTI file: convert it to .nii.gz first.")
+    block += stream.read(max(0, kind.sizeof_hdr + 4 - len(block)))
     try:
-        image = kind.from_bytes(content)
+        as_stored = kind(block[: kind.sizeof_hdr], check=False)
+        offset = as_stored.get_data_offset()
+        if offset > LARGEST_HEADER:
+            raise _damaged(path, f"its voxels begin at byte {offset:,}")
+        block += stream.read(max(0, offset - len(block)))
+        header = kind.from_fileobj(BytesIO(block))
+        shape, dtype = header.get_data_shape(), header.get_data_dtype()
+        affine = header.get_best_affine()
     except (ImageFileError, HeaderDataError, WrapStructError, ValueError, OverflowError) as error:
         raise _damaged(path, error) from error
-
-    shape, dtype = image.shape, image.get_data_dtype()
-    if len(shape) != 3:
-        raise UserError(f"{path} is {len(shape)}-D ({_shape(shape)}): give one 3-D volume.")
-    if min(shape) < 1:
-        raise UserError(f"{path} has an empty axis ({_shape(shape)}): give one 3-D volume with voxels.")
+    check_shape(shape, path)
     if dtype.kind not in "iuf":
         raise UserError(f"{path} holds {_type_name(dtype)} voxels: give one number per voxel, a grey image or a label.")
-    if image.affine is None or not _invertible(image.affine):
-        raise UserError(f"{path} has an affine that cannot be inverted: correct its sform, qform or voxel sizes.")
-    # Counted here because reading would first allocate whatever a damaged header asks for.
-    expected = cast(ArrayProxy, image.dataobj).offset + math.prod(shape) * dtype.itemsize
-    if len(content) < expected:
-        raise _damaged(path, f"{len(content)} of {expected} bytes")
-    return image
+    check_affine(affine, path)
+    if not (header["sform_code"] or header["qform_code"]) and (as_stored["pixdim"][1:4] == 0).any():
+        raise UserError(f"{path} has a voxel size of 0, so no volume can be told: correct its pixdim.")
+    if len(block) > offset:  # Only a header that lies about its offset: the voxels cannot begin inside it.
+        raise _damaged(path, f"its voxels begin at byte {offset}")
+    return header, offset
+
+
+def _read_voxels(stream: BufferedIOBase, size: int, path: Path) -> np.ndarray:
+    """The next bytes, and a look at the rest, since the checksum of a compressed file stands at its end."""
+    try:
+        content = np.empty(size, np.uint8)
+    except MemoryError as error:
+        raise UserError(f"{path} holds {size / 1e9:,.0f} GB of voxels: crop or resample it first.") from error
+    view, done = content.data, 0
+    while done < size:
+        count = stream.readinto(view[done : done + CHUNK])
+        if not count:
+            raise _damaged(path, f"{done} of {size} bytes of voxels")
+        done += count
+    while stream.read(CHUNK):
+        pass
+    return content
+
+
+def _scaled(stored: np.ndarray, header: Nifti1Header) -> np.ndarray:
+    slope, intercept = header.get_slope_inter()
+    if slope is None or (slope, intercept) == (1, 0):
+        return stored
+    with np.errstate(over="ignore", invalid="ignore"):
+        return apply_read_scaling(stored, slope, intercept)
 
 
 def _damaged(path: Path, error: Exception | str) -> UserError:
     reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
     return UserError(f"{path} is cut off or damaged ({reason}): copy or download it again.")
-
-
-def _invertible(affine: np.ndarray) -> bool:
-    # Relative to the voxel sizes, so that small voxels do not look singular.
-    sizes = np.linalg.norm(affine[:3, :3], axis=0)
-    if not np.isfinite(affine).all() or (sizes == 0).any():
-        return False
-    return bool(abs(np.linalg.det(affine[:3, :3] / sizes)) > 1e-6)
-
-
-def _shape(shape: tuple[int, ...]) -> str:
-    return "x".join(map(str, shape))
 
 
 def _type_name(dtype: np.dtype) -> str:

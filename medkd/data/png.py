@@ -21,7 +21,8 @@ from skimage.transform import resize
 from tqdm import tqdm
 
 from medkd.data.decathlon import DecathlonTask
-from medkd.data.nifti import Volume, check_pair, read_image, read_label
+from medkd.data.nifti import check_pair, read_image, read_label
+from medkd.data.volume import Volume
 from medkd.errors import UserError
 from medkd.files import unwritable, write_json
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -14,6 +13,7 @@ import torch
 from torch.utils.data import Dataset, Sampler
 from tqdm import tqdm
 
+from medkd.data.cache import cache_folder
 from medkd.data.decathlon import Case
 from medkd.data.nifti import check_pair, read_image, read_label
 from medkd.data.transforms import PreparedScan, Preprocessing, stack_channels
@@ -21,13 +21,6 @@ from medkd.data.turns import RandTurnd
 from medkd.distributed import is_main_process
 from medkd.errors import UserError
 from medkd.files import atomic_write
-
-
-def cache_folder() -> Path:
-    """Where prepared slices are kept: ``MEDKD_CACHE``, else ``medkd`` in the user's cache folder."""
-    if "MEDKD_CACHE" in os.environ:
-        return Path(os.environ["MEDKD_CACHE"])
-    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "medkd"
 
 
 class SliceVolume:
@@ -96,9 +89,9 @@ def _prepare(case: Case, preprocessing: Preprocessing, label_values: Sequence[in
         label = read_label(case.label)
         check_pair(image, label, label_values)
     prepared = preprocessing.apply(image, label)
-    arrays = {"image": prepared.image[0].permute(2, 0, 1).numpy().astype(np.float16)}
+    arrays = {"image": prepared.image.transpose(2, 0, 1).astype(np.float16)}
     if prepared.label is not None:
-        arrays["label"] = prepared.label[0].permute(2, 0, 1).numpy().astype(np.uint8)
+        arrays["label"] = prepared.label.transpose(2, 0, 1).astype(np.uint8)
     return arrays
 
 
@@ -225,4 +218,4 @@ def volume_channels(slices: np.ndarray, channels: str) -> torch.Tensor:
 
 def scan_channels(prepared: PreparedScan, channels: str) -> torch.Tensor:
     """All slices of a prepared scan with their channels, ``(C, size, size, Z)``; see :func:`volume_channels`."""
-    return volume_channels(prepared.image[0].permute(2, 0, 1).numpy(), channels)
+    return volume_channels(prepared.image.transpose(2, 0, 1), channels)

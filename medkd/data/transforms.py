@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
-from copy import deepcopy
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
-import torch
-from monai.data import MetaTensor
-from monai.transforms import InvertibleTransform, Orientation, Resize, ScaleIntensityRange, SpatialPad
-from monai.utils import TraceKeys
 
-from medkd.data.nifti import Volume
+from medkd.data.grid import SliceGrid
+from medkd.data.volume import Volume
 from medkd.errors import UserError
 
 # What a command line that cannot say None calls the window that each scan gives itself.
@@ -24,36 +20,38 @@ PERCENTILES = "percentiles"
 CHANNELS = {"neighbours": 3, "replicated": 3, "single": 1}
 
 
-@dataclass(frozen=True)
+# As many slices as the processor's cache holds a few of.
+SLICES_AT_A_TIME = 8
+
+
+@dataclass(frozen=True, eq=False)
 class PreparedScan:
-    """A scan on the grid the networks work on, and the steps that lead back.
+    """A scan on the grid the networks work on, and the way back.
 
     Attributes:
-        image: ``(1, size, size, Z)``, 0 to 1, in RAS order.
+        image: ``(size, size, Z)`` float32, 0 to 1, in RAS order.
         label: integer label map on the same grid, or None.
-        steps: the geometric transforms that were applied to ``image``, in order.
+        grid: where the slices lie in the scan.
     """
 
-    image: MetaTensor
-    label: MetaTensor | None
-    steps: Sequence[InvertibleTransform]
+    image: np.ndarray
+    label: np.ndarray | None
+    grid: SliceGrid
 
-    def to_scan_grid(self, prediction: torch.Tensor) -> torch.Tensor:
+    def to_scan_grid(self, prediction: np.ndarray) -> np.ndarray:
         """Bring a prediction ``(C, size, size, Z)`` to the grid and axis order of the scan, ``(C, X, Y, Z)``.
 
         In-plane it is interpolated linearly, so give logits, not masks.
         """
-        result = MetaTensor(prediction, affine=self.image.affine)
-        result.applied_operations = deepcopy(self.image.applied_operations)
-        for record in result.applied_operations:
-            # The steps may have come from another process, where they were other objects.
-            record[TraceKeys.ID] = TraceKeys.NONE
-            if record[TraceKeys.CLASS_NAME] == "Resize":
-                # Cells were averaged on the way in; undoing that by repetition would give steps at every edge.
-                record[TraceKeys.EXTRA_INFO]["mode"] = "trilinear"
-        for step in reversed(self.steps):
-            result = step.inverse(result)
-        return result.as_tensor()
+        return self.grid.to_scan(prediction)
+
+    def labels(self, logits: np.ndarray) -> np.ndarray:
+        """The label map ``(X, Y, Z)`` uint8 on the grid of the scan for logits ``(C, size, size, Z)``."""
+        mask = np.zeros(self.grid.shape, np.uint8, order="F")
+        for start in range(0, self.grid.count, SLICES_AT_A_TIME):
+            part = slice(start, start + SLICES_AT_A_TIME)
+            self.grid.label_slices(mask, part, np.moveaxis(logits[..., part], 3, 0))
+        return mask
 
 
 @dataclass(frozen=True)
@@ -123,26 +121,31 @@ class Preprocessing:
             image: the scan in HU.
             label: its label map on the same grid.
         """
-        orient = Orientation("RAS", labels=None)
-        oriented = _meta(orient(as_metatensor(image)))
-        inside = self._inside(oriented)
-        pad = SpatialPad((self.size, self.size, oriented.shape[3]))
-        shrinks = all(target <= source for target, source in zip(inside[:2], oriented.shape[1:3], strict=True))
-        resize = Resize(inside, mode="area" if shrinks else "trilinear")
-        window = self.window or _own_window(oriented)
-        windowed = ScaleIntensityRange(*window, b_min=0.0, b_max=1.0, clip=True)(oriented)
+        grid = self.grid(image)
         prepared_label = None
         if label is not None:
-            nearest = Resize(inside, mode="nearest-exact")
-            prepared_label = _meta(pad(nearest(Orientation("RAS", labels=None)(as_metatensor(label)))))
-        return PreparedScan(_meta(pad(resize(_meta(windowed)))), prepared_label, (orient, resize, pad))
+            labels = grid.nearest_to_square(np.moveaxis(grid.to_ras(label.array), 2, 0))
+            prepared_label = np.moveaxis(labels, 0, 2)
+        slices = np.concatenate([part for _, part in self.slices(image, grid)])
+        return PreparedScan(np.moveaxis(slices, 0, 2), prepared_label, grid)
 
-    def _inside(self, oriented: MetaTensor) -> tuple[int, int, int]:
-        """The matrix that holds the scan inside the square, from its extent in millimetres."""
-        width, height = (n * float(mm) for n, mm in zip(oriented.shape[1:3], oriented.pixdim[:2], strict=True))
-        longest = max(width, height)
-        x, y = (max(1, round(self.size * side / longest)) for side in (width, height))
-        return x, y, oriented.shape[3]
+    def grid(self, image: Volume) -> SliceGrid:
+        """Where the slices of a scan lie."""
+        return SliceGrid(image.array.shape, image.affine, self.size)
+
+    def slices(self, image: Volume, grid: SliceGrid) -> Iterator[tuple[slice, np.ndarray]]:
+        """The slices of a scan from feet to head, some at a time, as :meth:`apply` prepares them.
+
+        Yields:
+            Which they are, and ``(B, size, size)`` float32.
+        """
+        scan = np.moveaxis(grid.to_ras(image.array), 2, 0)
+        low, high = self.window or _own_window(image.array)
+        for start in range(0, len(scan), SLICES_AT_A_TIME):
+            part = scan[start : start + SLICES_AT_A_TIME].astype(np.float32)
+            part -= np.float32(low)
+            part *= np.float32(1 / (high - low))
+            yield slice(start, start + len(part)), grid.to_square(np.clip(part, 0, 1, out=part))
 
 
 def stack_channels(slices: np.ndarray, index: int, channels: str) -> np.ndarray:
@@ -163,19 +166,47 @@ def stack_channels(slices: np.ndarray, index: int, channels: str) -> np.ndarray:
     return np.stack([slices[row] for row in rows]).astype(np.float32)
 
 
-def _own_window(image: MetaTensor) -> tuple[float, float]:
+def prepared_slices(prepared: PreparedScan, channels: str) -> Iterator[tuple[slice, np.ndarray]]:
+    """The input channels of a prepared scan, some slices at a time; see :func:`stacked_slices`."""
+    slices = np.moveaxis(prepared.image, 2, 0)
+    parts = (slice(start, start + SLICES_AT_A_TIME) for start in range(0, len(slices), SLICES_AT_A_TIME))
+    return stacked_slices(((part, slices[part]) for part in parts), channels)
+
+
+def stacked_slices(parts: Iterable[tuple[slice, np.ndarray]], channels: str) -> Iterator[tuple[slice, np.ndarray]]:
+    """The input channels of slices that come some at a time, in order.
+
+    Args:
+        parts: which slices, and ``(B, size, size)``.
+        channels: see :class:`Preprocessing`.
+
+    Yields:
+        Which slices, and ``(B, C, size, size)`` as :func:`stack_channels` makes them.
+    """
+    if channels != "neighbours":
+        for which, slices in parts:
+            yield which, np.repeat(slices[:, None], CHANNELS[channels], axis=1)
+        return
+    # The last slice of a part has its neighbour in the next one, so each waits for that.
+    waiting: tuple[slice, np.ndarray] | None = None
+    below: np.ndarray | None = None
+    for which, slices in parts:
+        if waiting is not None:
+            yield waiting[0], _with_neighbours(waiting[1], below, slices[0])
+            below = waiting[1][-1]
+        waiting = which, slices
+    if waiting is not None:
+        yield waiting[0], _with_neighbours(waiting[1], below, None)
+
+
+def _with_neighbours(slices: np.ndarray, below: np.ndarray | None, above: np.ndarray | None) -> np.ndarray:
+    first = slices[0] if below is None else below
+    last = slices[-1] if above is None else above
+    rows = np.concatenate([first[None], slices, last[None]])
+    return np.stack([rows[:-2], rows[1:-1], rows[2:]], axis=1)
+
+
+def _own_window(array: np.ndarray) -> tuple[float, float]:
     """The intensities between which nearly all of a scan lies; all of it where nearly all is one value."""
-    array = image.numpy()
     low, high = np.percentile(array, (0.5, 99.5))
     return (float(low), float(high)) if low < high else (float(array.min()), float(array.max()))
-
-
-def _meta(result: Any) -> MetaTensor:
-    """MONAI's transforms declare wider types than the tensor with affine that they return."""
-    return cast(MetaTensor, result)
-
-
-def as_metatensor(volume: Volume) -> MetaTensor:
-    """The volume as MONAI's ``(1, X, Y, Z)`` float tensor with its affine."""
-    array = torch.from_numpy(np.ascontiguousarray(volume.array, dtype=np.float32))
-    return MetaTensor(array[None], affine=torch.from_numpy(np.asarray(volume.affine, dtype=np.float64)))

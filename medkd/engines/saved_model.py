@@ -7,17 +7,18 @@ import pickle
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
-
-import torch
-from torch import nn
+from typing import TYPE_CHECKING, Any
 
 from medkd.data.transforms import Preprocessing
 from medkd.errors import UserError
 from medkd.files import atomic_write, write_json
-from medkd.networks import count_parameters, create_network
-from medkd.networks.layout import channels_last
 from medkd.run_folder import DESCRIPTION_FILE, SPLIT_FILE, WEIGHTS_FILE
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+# What a model is can be read without torch, which takes seconds to import: only what handles weights imports it.
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,8 @@ class SavedModel:
         Raises:
             UserError: they do not fit the network.
         """
+        from medkd.networks import create_network
+
         network = create_network(**self.network)
         try:
             network.load_state_dict(weights)
@@ -82,6 +85,8 @@ class SavedModel:
                 preprocessing=Preprocessing.from_dict(content["preprocessing"]),
                 labels={int(value): str(name) for value, name in content["labels"].items()},
             )
+        except UserError as error:
+            raise UserError(f"{path} cannot be used: {error}") from error
         except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
             raise UserError(f"{path} cannot be read ({error!r}): train the model again.") from error
 
@@ -103,6 +108,8 @@ class SavedModel:
         Raises:
             UserError: the weights are missing, damaged or those of another network.
         """
+        from medkd.networks import create_network
+
         network = create_network(**self.network)
         load_weights(network, model_folder(folder) / WEIGHTS_FILE)
         return network.eval()
@@ -125,6 +132,8 @@ def saved_network(folder: str | Path, **arguments: Any) -> nn.Module:
     Raises:
         UserError: the folder holds no model.
     """
+    from medkd.networks import create_network
+
     return create_network(**{**SavedModel.read(folder).network, **arguments})
 
 
@@ -171,11 +180,15 @@ def load_teacher(folder: str | Path, labels: Mapping[int, str]) -> nn.Module:
     Raises:
         UserError: the teacher was trained on other labels.
     """
+    from medkd.networks.layout import channels_last
+
     return channels_last(SavedModel.read(folder).check_labels(labels).load_network(folder))
 
 
 def save_tensors(path: Path, content: Mapping[str, Any]) -> None:
     """Save tensors and plain values atomically, so that ``torch.load(weights_only=True)`` can read them."""
+    import torch
+
     with atomic_write(path) as temporary:
         try:
             torch.save(content, temporary)
@@ -190,6 +203,8 @@ def load_tensors(path: Path) -> dict[str, Any]:
     Raises:
         UserError: the file is missing or damaged.
     """
+    import torch
+
     if not path.is_file():
         raise UserError(f"{path} is missing: the run has not finished its first epoch, or the file was moved.")
     try:
@@ -204,6 +219,8 @@ def load_weights(network: nn.Module, path: Path) -> None:
     Raises:
         UserError: they are of another network.
     """
+    from medkd.networks import count_parameters
+
     try:
         network.load_state_dict(load_tensors(path))
     except RuntimeError as error:

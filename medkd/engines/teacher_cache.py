@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from medkd.data.slices import cache_folder
+from medkd.data.cache import cache_folder
 from medkd.errors import UserError
 from medkd.files import atomic_write
 

@@ -16,6 +16,7 @@ from medkd.engines.saved_model import SavedModel
 from medkd.errors import UserError
 from medkd.export.agreement import Predictor
 from medkd.export.description import is_free_in_size, logits_of, other_sizes, random_slices
+from medkd.onnx_runtime import import_onnxruntime
 
 METADATA_KEY = "medkd"
 OPSET = 17
@@ -53,11 +54,11 @@ def load_onnx(path: Path) -> Predictor:
 
 
 def _packages() -> tuple[Any, Any]:
+    onnxruntime = import_onnxruntime()
     try:
         import onnx
-        import onnxruntime
     except ImportError as error:
-        raise UserError(f"{error.name or 'onnx'} is missing, ONNX files need it: pip install medkd[onnx].") from error
+        raise UserError("onnx is missing, ONNX files need it: pip install medkd[onnx].") from error
     return onnx, onnxruntime
 
 

@@ -2,22 +2,7 @@
 
 from __future__ import annotations
 
-from medkd.inference.evaluation import evaluate, format_evaluation
-from medkd.inference.files import mask_path, scan_files, scan_items, segment_files
-from medkd.inference.segmenter import Segmentation, Segmenter, save_mask
-from medkd.inference.transforms import LabelScanGridd, PrepareScand, SaveMaskd
+import lazy_loader
 
-__all__ = [
-    "LabelScanGridd",
-    "PrepareScand",
-    "SaveMaskd",
-    "Segmentation",
-    "Segmenter",
-    "evaluate",
-    "format_evaluation",
-    "mask_path",
-    "save_mask",
-    "scan_files",
-    "scan_items",
-    "segment_files",
-]
+# torch and MONAI take seconds and hundreds of MB to import: only what needs them pays. The names are in __init__.pyi.
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

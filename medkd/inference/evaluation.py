@@ -13,8 +13,9 @@ from tqdm import tqdm
 
 from medkd.data.decathlon import Case
 from medkd.data.nifti import check_pair, read_image, read_label
-from medkd.data.transforms import PreparedScan
+from medkd.data.transforms import PreparedScan, prepared_slices
 from medkd.errors import UserError
+from medkd.inference.backends import TorchBackend
 from medkd.inference.segmenter import Segmenter
 from medkd.metrics import OverlapCounts, labels_from_logits, psnr
 from medkd.networks import count_parameters, reconstructs
@@ -28,10 +29,10 @@ Slices = Callable[[str, int], np.ndarray]
 def evaluate(
     segmenter: Segmenter, cases: Sequence[Case], labels: dict[int, str], slices: Slices | None = None
 ) -> dict[str, Any]:
-    """Segment every case and compare with its label.
+    """Segment every case and compare with its label, as the network answers, without post-processing.
 
     Args:
-        segmenter: the model.
+        segmenter: the model, run by torch.
         cases: with labels.
         labels: of the data set, value to name; they must be those of the model.
         slices: given the name and the number of axial slices of a case, tells which of them count in all figures, as
@@ -44,19 +45,21 @@ def evaluate(
         the reconstruction in dB for a multi-task model, ``parameters``. Figures are dice, iou, precision, recall.
 
     Raises:
-        UserError: no case, a bad file, or labels the model was not trained on.
+        UserError: no case, a bad file, labels the model was not trained on, or another backend than torch.
     """
+    if not isinstance(segmenter.backend, TorchBackend):
+        raise UserError(f"the backend {segmenter.backend.name} cannot be evaluated: load the model with torch.")
     if not cases:
         raise UserError("there is no case to evaluate: check the split of the data set.")
     segmenter.model.check_labels(labels)
     rows = []
     pooled = {name: OverlapCounts() for value, name in labels.items() if value}
     for case in tqdm(cases, desc="evaluating", unit="volume", leave=False, delay=1.0):
-        row, counts = _evaluate_case(segmenter, case, labels, slices)
+        row, counts = _evaluate_case(segmenter, segmenter.backend, case, labels, slices)
         rows.append(row)
         pooled = {name: pooled[name] + counts[name] for name in pooled}
     report = {
-        "parameters": count_parameters(segmenter.network),
+        "parameters": count_parameters(segmenter.backend.network),
         "cases": rows,
         "mean": _over_volumes(rows, statistics.fmean),
         "standard_deviation": _over_volumes(rows, lambda values: statistics.stdev(values) if len(values) > 1 else 0.0),
@@ -68,18 +71,18 @@ def evaluate(
 
 
 def _evaluate_case(
-    segmenter: Segmenter, case: Case, labels: dict[int, str], slices: Slices | None
+    segmenter: Segmenter, torch_backend: TorchBackend, case: Case, labels: dict[int, str], slices: Slices | None
 ) -> tuple[dict[str, Any], dict[str, OverlapCounts]]:
     if case.label is None:
         raise UserError(f"{case.image} has no label: evaluate labelled cases only.")
     image, truth = read_image(case.image), read_label(case.label)
     check_pair(image, truth, list(labels))
     prepared = segmenter.model.preprocessing.apply(image, truth)
-    output = segmenter.predict(prepared, **({"reconstruct": True} if reconstructs(segmenter.network) else {}))
-    logits = output[0] if isinstance(output, tuple) else output
-    mask = labels_from_logits(prepared.to_scan_grid(logits))[0].numpy()
-    thesis_mask = labels_from_logits(logits, THESIS_THRESHOLD)[0].numpy()
-    true_mask, prepared_truth = truth.array, prepared.label[0].numpy()  # type: ignore[index]
+    logits, reconstruction = _predict(torch_backend, segmenter, prepared)
+    mask = prepared.labels(logits)
+    thesis_mask = labels_from_logits(torch.from_numpy(logits), THESIS_THRESHOLD)[0].numpy()
+    true_mask, prepared_truth = truth.array, prepared.label
+    assert prepared_truth is not None
     counted: Any = slice(None)
     if slices is not None:
         counted = slices(case.name, logits.shape[3])
@@ -97,17 +100,29 @@ def _evaluate_case(
             }
             row["labels"][name] = figures | volumes
             counts[name] = OverlapCounts.of(thesis_mask == value, prepared_truth == value)
-    if isinstance(output, tuple):
+    if reconstruction is not None:
         # The middle channel of the reconstruction is the slice itself, however the channels are made.
-        reconstruction, original = output[1][len(output[1]) // 2], prepared.image.as_tensor()[0]
-        row["psnr"] = psnr(reconstruction[..., counted], original[..., counted])
+        middle = torch.from_numpy(reconstruction[len(reconstruction) // 2])
+        row["psnr"] = psnr(middle[..., counted], torch.from_numpy(prepared.image)[..., counted])
     return row, counts
+
+
+def _predict(backend: TorchBackend, segmenter: Segmenter, prepared: PreparedScan) -> tuple[np.ndarray, Any]:
+    """Logits ``(C, size, size, Z)`` and, of a network that makes it, the reconstruction in the same form."""
+    if not reconstructs(backend.network):
+        return segmenter.predict(prepared), None
+    parts = prepared_slices(prepared, segmenter.model.preprocessing.channels)
+    outputs = [backend.run(slices, reconstruct=True) for _, slices in parts]
+    logits, reconstruction = (
+        np.moveaxis(np.concatenate([output[index] for output in outputs]), 0, 3) for index in range(2)
+    )
+    return logits, reconstruction
 
 
 def _on_scan_grid(slices: np.ndarray, prepared: PreparedScan) -> np.ndarray:
     """The voxels ``(X, Y, Z)`` of a scan that lie on some of its axial slices, by the way every prediction takes."""
-    everywhere = torch.from_numpy(slices).float().expand(prepared.image.shape)
-    return prepared.to_scan_grid(everywhere)[0].numpy() > 0.5
+    everywhere = np.broadcast_to(slices.astype(np.float32), (1, *prepared.image.shape))
+    return prepared.to_scan_grid(everywhere)[0] > 0.5
 
 
 def _over_volumes(rows: list[dict[str, Any]], summary: Any) -> dict[str, dict[str, float]]:

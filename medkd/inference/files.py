@@ -1,47 +1,11 @@
-"""Scans to mask files; one bad scan does not stop the rest."""
+"""Scans of a folder as the items of a MONAI data set, and where their masks go; for the bundles."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
 
-from tqdm import tqdm
-
 from medkd.errors import UserError
-from medkd.files import write_json
-from medkd.inference.segmenter import Segmenter
-
-
-def segment_files(segmenter: Segmenter, scans: Sequence[Path], out: Path) -> list[str]:
-    """Segment scans to ``out/<scan>_seg.nii.gz`` and write ``out/measurements.json``.
-
-    Args:
-        segmenter: the model.
-        scans: NIfTI files.
-        out: folder to write to.
-
-    Returns:
-        A sentence for each scan that failed.
-
-    Raises:
-        UserError: two scans would write the same file.
-    """
-    targets = _targets(scans, out)
-    failures = []
-    rows = []
-    for target, scan in tqdm(targets.items(), desc="segmenting", unit="scan", leave=False, disable=len(scans) == 1):
-        try:
-            result = segmenter(scan)
-            result.save(target)
-        except UserError as error:
-            failures.append(str(error))
-            continue
-        rows.append({"scan": scan.name, "mask": target.name, **result.measurements})
-        volumes = ", ".join(f"{name} {ml:.1f} ml" for name, ml in result.measurements["volumes_ml"].items())
-        tqdm.write(f"{target}: {volumes}")
-    if rows:
-        write_json(out / "measurements.json", rows)
-    return failures
 
 
 def scan_files(folder: str | Path) -> list[str]:

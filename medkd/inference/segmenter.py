@@ -3,134 +3,148 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
-import nibabel
 import numpy as np
-import torch
-from torch import nn
 
-from medkd.data.nifti import Volume, read_image
-from medkd.data.slices import scan_channels
-from medkd.data.transforms import PreparedScan
+from medkd.data.scan import read_scan
+from medkd.data.transforms import PreparedScan, prepared_slices, stacked_slices
+from medkd.data.volume import Volume
 from medkd.engines.saved_model import SavedModel
-from medkd.files import atomic_write
-from medkd.metrics import labels_from_logits
-from medkd.networks.layout import channels_last
+from medkd.errors import UserError
+from medkd.inference.backends import AUTO, Backend, create_backend
+from medkd.inference.backends.model_file import model_hash
+from medkd.inference.inputs import Scan, find_scans
+from medkd.inference.measurements import measure_labels
+from medkd.inference.options import Options
+from medkd.inference.postprocessing import postprocess
+from medkd.inference.segmentation import Segmentation
+from medkd.inference.uncertainty import Uncertainty
+from medkd.memory import PeakMemory
 
-
-@dataclass(frozen=True)
-class Segmentation:
-    """The mask of one scan.
-
-    Attributes:
-        mask: ``(X, Y, Z)`` uint8 label map on the grid of the scan.
-        affine: of the scan, 4x4.
-        scan: the volume that was segmented.
-        measurements: volume in ml for each label, voxel count, seconds.
-    """
-
-    mask: np.ndarray
-    affine: np.ndarray
-    scan: Volume
-    measurements: dict[str, Any]
-
-    def save(self, path: str | Path) -> None:
-        """Write the mask; see :func:`save_mask`."""
-        save_mask(self.mask, self.scan, path)
-
-
-def save_mask(mask: np.ndarray, scan: Volume, path: str | Path) -> None:
-    """Write a mask ``(X, Y, Z)`` as NIfTI with the shape, affine and orientation codes of its scan."""
-    header = scan.header.copy()
-    header.set_data_dtype(np.uint8)
-    header["cal_min"], header["cal_max"] = 0, 0
-    header.set_slope_inter(1, 0)
-    kind = nibabel.Nifti2Image if isinstance(header, nibabel.Nifti2Header) else nibabel.Nifti1Image
-    image = kind(mask, None, header)
-    with atomic_write(path) as temporary:
-        nibabel.save(image, temporary)
+# The axes (B, C, x, y) to flip: not at all, left to right, front to back, both.
+FLIPS: tuple[tuple[int, ...], ...] = ((), (2,), (3,), (2, 3))
 
 
 class Segmenter:
-    """Segments scans with a trained model, loaded once.
+    """Segments scans with a trained model, loaded once; may be used by several threads.
 
     Example::
 
         segmenter = medkd.Segmenter.load("runs/student")
         result = segmenter("scan.nii.gz")
-        print(result.measurements["volumes_ml"]["spleen"])
+        print(result.measurements["labels"]["spleen"]["volume_ml"])
         result.save("scan_seg.nii.gz")
 
     Args:
-        network: returns logits.
+        backend: runs the network.
         model: what the network is.
-        device: where to run; a GPU if there is one by default.
-        batch_size: slices at a time.
+        key: of the model, see :func:`~medkd.inference.backends.model_file.model_hash`.
+        options: what is done beside the network.
     """
 
-    def __init__(
-        self, network: nn.Module, model: SavedModel, device: str | torch.device | None = None, batch_size: int = 16
-    ) -> None:
-        chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        self.device = torch.device(chosen)
-        self.network = channels_last(network.to(self.device)).eval()
+    def __init__(self, backend: Backend, model: SavedModel, key: str = "", options: Options | None = None) -> None:
+        self.backend = backend
         self.model = model
-        self.batch_size = batch_size
+        self.key = key
+        self.options = options or Options()
 
     @classmethod
-    def load(cls, run: str | Path, device: str | torch.device | None = None) -> Segmenter:
+    def load(
+        cls,
+        run: str | Path,
+        backend: str = AUTO,
+        device: str | None = None,
+        threads: int | None = None,
+        options: Options | None = None,
+    ) -> Segmenter:
         """Load the model of a run folder, or of a bundle.
 
+        Args:
+            run: the folder.
+            backend: ``torch``, ``onnx``, ``openvino`` or ``auto``, see
+                :func:`~medkd.inference.backends.create_backend`.
+            device: of torch, such as ``cuda:1``.
+            threads: of the processor; all that the process may use by default.
+            options: what is done beside the network.
+
         Raises:
-            UserError: the folder holds no usable model.
+            UserError: the folder holds no usable model, or the backend cannot run it.
         """
         model = SavedModel.read(run)
-        return cls(model.load_network(run), model, device)
+        key = model_hash(run)
+        return cls(create_backend(run, key, backend, device, threads), model, key, options)
 
-    def __call__(self, scan: str | Path | Volume) -> Segmentation:
+    def __call__(self, scan: str | Path | Volume | Scan) -> Segmentation:
         """Segment one scan of any size, spacing and orientation.
 
         Args:
-            scan: path of a 3-D NIfTI file, or a volume that was read already.
+            scan: a file (NIfTI, NRRD, MetaImage) or the folder of a DICOM series, or a volume that was read already.
 
         Raises:
             UserError: the file cannot be used; the sentence names it.
         """
         started = time.perf_counter()
-        volume = scan if isinstance(scan, Volume) else read_image(scan)
-        prepared = self.model.preprocessing.apply(volume)
-        logits = prepared.to_scan_grid(self.predict(prepared))
-        mask = labels_from_logits(logits)[0].numpy()
-        return Segmentation(mask, volume.affine, volume, self._measure(mask, volume, time.perf_counter() - started))
+        peak = PeakMemory()
+        volume = self._read(scan)
+        grid = self.model.preprocessing.grid(volume)
+        mask = np.zeros(volume.array.shape, np.uint8, order="F")
+        uncertainty = Uncertainty(self.model.labels) if self.options.uncertainty else None
+        preprocessing = self.model.preprocessing
+        for which, logits in self._run(stacked_slices(preprocessing.slices(volume, grid), preprocessing.channels)):
+            grid.label_slices(mask, which, logits)
+            if uncertainty:
+                uncertainty.add(logits)
+        values = [value for value in self.model.labels if value]
+        pieces = postprocess(mask, values, self.options)
+        figures = measure_labels(mask, volume, self.model.labels)
+        for value in values:
+            figures[self.model.labels[value]]["components"] = pieces[value]
+        for name, unsure in uncertainty.figures().items() if uncertainty else ():
+            figures[name]["uncertainty"] = unsure
+        measurements = {
+            "labels": figures,
+            "model": self.model.network.get("name", ""),
+            "model_sha256": self.key,
+            "backend": self.backend.name,
+            "seconds": round(time.perf_counter() - started, 3),
+            "peak_mb": peak.megabytes(),
+        }
+        return Segmentation(mask, volume.affine, volume, measurements)
 
-    def predict(self, prepared: PreparedScan, **arguments: Any) -> Any:
-        """Run the network over all slices.
+    def cohort(self, inputs: Sequence[str | Path]) -> Iterator[tuple[Scan, Segmentation | UserError]]:
+        """Segment one scan after the other, and write nothing; see :func:`~medkd.inference.run_cohort` for files.
 
         Args:
-            prepared: the scan.
-            arguments: keyword arguments of the network, such as ``reconstruct=True``.
+            inputs: scans and folders, see :func:`~medkd.inference.find_scans`.
 
-        Returns:
-            What the network returns (a tensor or a tuple of them), each ``(C, size, size, Z)`` on the CPU.
+        Yields:
+            Every scan with its result, or with the reason why there is none; the rest goes on.
+
+        Raises:
+            UserError: a path does not exist, or there is no scan.
         """
-        stacked = scan_channels(prepared, self.model.preprocessing.channels).permute(3, 0, 1, 2)
-        outputs: list[tuple[torch.Tensor, ...]] = []
-        with torch.inference_mode():
-            for batch in stacked.split(self.batch_size):
-                batch = batch.to(self.device, memory_format=torch.channels_last)
-                output = self.network(batch, **arguments)
-                parts = output if isinstance(output, tuple) else (output,)
-                outputs.append(tuple(part.float().cpu() for part in parts))
-        joined = tuple(torch.cat(parts).permute(1, 2, 3, 0) for parts in zip(*outputs, strict=True))
-        return joined if len(joined) > 1 else joined[0]
+        for scan in find_scans(inputs):
+            try:
+                yield scan, self(scan)
+            except UserError as error:
+                yield scan, error
 
-    def _measure(self, mask: np.ndarray, volume: Volume, seconds: float) -> dict[str, Any]:
-        counts = {name: int(np.count_nonzero(mask == value)) for value, name in self.model.labels.items() if value}
-        return {
-            "volumes_ml": {name: round(count * volume.voxel_ml, 3) for name, count in counts.items()},
-            "voxels": counts,
-            "seconds": round(seconds, 3),
-        }
+    def predict(self, prepared: PreparedScan) -> np.ndarray:
+        """The logits ``(C, size, size, Z)`` of a prepared scan."""
+        parts = prepared_slices(prepared, self.model.preprocessing.channels)
+        return np.moveaxis(np.concatenate([logits for _, logits in self._run(parts)]), 0, 3)
+
+    def _read(self, scan: str | Path | Volume | Scan) -> Volume:
+        if isinstance(scan, Volume):
+            return scan
+        return read_scan(scan.path, scan.series) if isinstance(scan, Scan) else read_scan(scan)
+
+    def _run(self, slices: Iterable[tuple[slice, np.ndarray]]) -> Iterator[tuple[slice, np.ndarray]]:
+        for which, images in slices:
+            if not self.options.flips:
+                yield which, self.backend(images)
+                continue
+            total = sum(np.flip(self.backend(np.ascontiguousarray(np.flip(images, flip))), flip) for flip in FLIPS)
+            yield which, np.asarray(total / len(FLIPS), dtype=np.float32)

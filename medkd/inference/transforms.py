@@ -15,8 +15,9 @@ from medkd.data.nifti import check_pair, read_image, read_label
 from medkd.data.slices import scan_channels
 from medkd.data.transforms import Preprocessing
 from medkd.inference.files import mask_path
-from medkd.inference.segmenter import save_mask
-from medkd.metrics import labels_from_logits
+from medkd.inference.options import Options
+from medkd.inference.postprocessing import postprocess
+from medkd.inference.segmentation import save_mask
 
 
 class PrepareScand(Transform):
@@ -65,8 +66,30 @@ class LabelScanGridd(MapTransform):
         """Label one item."""
         item = dict(data)
         for key in self.key_iterator(item):
-            logits = item["prepared"].to_scan_grid(item[key][0].float().cpu())
-            item[key] = labels_from_logits(logits)[None]
+            mask = item["prepared"].labels(item[key][0].float().cpu().numpy())
+            item[key] = torch.from_numpy(mask)[None, None]
+        return item
+
+
+class PostprocessMaskd(MapTransform):
+    """Cleans label maps of :class:`LabelScanGridd` as ``medkd infer`` does by default: one piece, without holes.
+
+    Args:
+        label_values: of the labels.
+        keys: the label maps.
+    """
+
+    def __init__(self, label_values: Sequence[int], keys: KeysCollection = CommonKeys.PRED) -> None:
+        super().__init__(keys)
+        self.label_values = [value for value in label_values if value]
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Clean one item."""
+        item = dict(data)
+        for key in self.key_iterator(item):
+            mask = item[key][0, 0].numpy().copy()
+            postprocess(mask, self.label_values, Options())
+            item[key] = torch.from_numpy(mask)[None, None]
         return item
 
 

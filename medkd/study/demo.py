@@ -10,7 +10,7 @@ from typing import Any
 from medkd.bundle import STUDENT, TEACHER
 from medkd.data import Case, DecathlonTask
 from medkd.data.phantom import write_phantom_task
-from medkd.engines import run_split_file
+from medkd.engines import load_model, run_split_file
 from medkd.files import write_json
 from medkd.inference import Segmenter, evaluate, mask_path
 from medkd.machine import machine_facts
@@ -68,7 +68,7 @@ def run_demo(out: Path) -> dict[str, Any]:
     runs = _train(out, data)
     print("5/6 evaluating on the held-out volumes")
     held_out = task.select(task.split(file=run_split_file(runs["teacher"])).test)
-    segmenters = {key: Segmenter.load(run) for key, run in runs.items()}
+    segmenters = {key: Segmenter.load(run, backend="torch") for key, run in runs.items()}
     models = {
         key: _model_figures(NAMES[key], segmenter, runs[key], evaluate(segmenter, held_out, task.labels))
         for key, segmenter in segmenters.items()
@@ -120,7 +120,7 @@ def _model_figures(name: str, segmenter: Segmenter, run: Path, report: dict[str,
     size = segmenter.model.preprocessing.size
     return {
         "name": name,
-        "macs": count_macs(segmenter.network, (3, size, size)),
+        "macs": count_macs(load_model(run), (3, size, size)),
         **report,
         "history": history,
         "seconds": round(sum(row["seconds"] for row in history), 1),
@@ -134,7 +134,7 @@ def _segment_new_scan(segmenter: Segmenter, case: Case, folder: Path) -> dict[st
     return {
         "scan": case.image.name,
         "mask": f"{folder.name}/{mask.name}",
-        "volumes_ml": result.measurements["volumes_ml"],
+        "volumes_ml": {name: figures["volume_ml"] for name, figures in result.measurements["labels"].items()},
         "seconds": result.measurements["seconds"],
     }
 

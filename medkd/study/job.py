@@ -137,7 +137,7 @@ def run_job(job: Job) -> None:
         UserError: the recipe or the data cannot be used.
     """
     from medkd.data import DecathlonTask, held_out_slices
-    from medkd.engines import run_split_file
+    from medkd.engines import load_model, run_split_file
     from medkd.inference import Segmenter, evaluate
     from medkd.machine import machine_facts
     from medkd.networks import count_macs
@@ -150,7 +150,7 @@ def run_job(job: Job) -> None:
         history = json.loads((trained / HISTORY_FILE).read_text(encoding="utf-8"))
     else:
         trained = Path(job.folder) / f"{job.run.of}-{job.seed}"
-    segmenter = Segmenter.load(trained)
+    segmenter = Segmenter.load(trained, backend="torch")
     task = DecathlonTask.load(job.data)
     slices = held_out_slices if job.run.slices == "held_out" else None
     report = evaluate(segmenter, task.part("test", file=run_split_file(trained)), task.labels, slices)
@@ -160,7 +160,7 @@ def run_job(job: Job) -> None:
         "seed": job.seed,
         "network": segmenter.model.network,
         "parameters": report["parameters"],
-        "macs": count_macs(segmenter.network, (preprocessing.in_channels, preprocessing.size, preprocessing.size)),
+        "macs": count_macs(load_model(trained), (preprocessing.in_channels, preprocessing.size, preprocessing.size)),
         "size": preprocessing.size,
         "seconds": sum(row["seconds"] for row in history),
         "history": [

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 
-from medkd.data import Case, DecathlonTask, read_image, read_label
+from medkd.data import Case, DecathlonTask, PreparedScan, read_image, read_label
 from medkd.errors import UserError
 from medkd.inference import Segmenter
 from medkd.metrics import labels_from_logits
@@ -67,7 +68,10 @@ def study_pictures(out: Path, study: Study) -> list[Picture]:
     files = [data / "dataset.json", *(folder / WEIGHTS_FILE for folder in folders.values())]
     if not all(job.id in finished for job in needed) or not all(file.is_file() for file in files):
         return []
-    segmenters = {f"{name}: {chosen[role].run.title}": Segmenter.load(folders[role]) for role, name in ROLES.items()}
+    segmenters = {
+        f"{name}: {chosen[role].run.title}": Segmenter.load(folders[role], backend="torch")
+        for role, name in ROLES.items()
+    }
     preparations = [segmenter.model.preprocessing for segmenter in segmenters.values()]
     if len({(preparation.size, preparation.window) for preparation in preparations}) > 1:
         return []
@@ -115,19 +119,27 @@ def _draw(segmenters: Mapping[str, Segmenter], case: Case, caption: str, value: 
         raise UserError(f"{case.image} has no label: pictures need labelled cases.")
     preprocessing = next(iter(segmenters.values())).model.preprocessing
     prepared = preprocessing.apply(read_image(case.image), read_label(case.label))
-    truth = prepared.label[0].numpy() == value  # type: ignore[index]
+    truth = np.asarray(prepared.label == value)
     index = int(truth.sum(axis=(0, 1)).argmax())
     masks = {
-        name: _display(labels_from_logits(segmenter.predict(prepared))[0, :, :, index].numpy() == value)
+        name: _display(
+            labels_from_logits(torch.from_numpy(segmenter.predict(prepared)[..., index]))[0].numpy() == value
+        )
         for name, segmenter in segmenters.items()
     }
     return Picture(
         case=case.name,
         caption=f"{caption} of the distilled student, slice {index}",
-        image=_display(prepared.image[0, :, :, index].numpy()),
+        image=_display(prepared.image[:, :, index]),
         truth=_display(truth[:, :, index]),
         masks=masks,
     )
+
+
+def _labels(segmenter: Segmenter, prepared: PreparedScan, index: int) -> np.ndarray:
+    """What a model draws on a slice of the prepared scan."""
+    logits = torch.from_numpy(segmenter.predict(prepared)[..., index])
+    return labels_from_logits(logits)[0].numpy()
 
 
 def _display(plane: np.ndarray) -> np.ndarray:

@@ -89,7 +89,7 @@ def test_evaluating_gives_the_dice_of_medkd_evaluate(configs, bundle, trained, p
     with (tmp_path / "val_dice_raw.csv").open() as stream:
         measured = {row["filename"]: float(row["mean"]) for row in csv.DictReader(stream)}
     task = DecathlonTask.load(phantoms)
-    report = evaluate(Segmenter.load(models), task.part("test", file=models / "splits.json"), task.labels)
+    report = evaluate(Segmenter.load(models, "torch"), task.part("test", file=models / "splits.json"), task.labels)
     ours = {f"{case['name']}.nii.gz": case["labels"]["spleen"]["dice"] for case in report["cases"]}
     assert measured == pytest.approx(ours, abs=1e-5)
 
@@ -104,7 +104,7 @@ def test_a_mask_without_an_organ_counts_against_a_model_in_both_evaluations(trai
     with (tmp_path / "val_dice_raw.csv").open() as stream:
         measured = [float(row["mean"]) for row in csv.DictReader(stream)]
     opened = DecathlonTask.load(task)
-    report = evaluate(Segmenter.load(trained / "models"), opened.cases, opened.labels)
+    report = evaluate(Segmenter.load(trained / "models", "torch"), opened.cases, opened.labels)
     ours = [case["labels"]["spleen"]["dice"] for case in report["cases"]]
     assert measured == pytest.approx(ours, abs=1e-5) and ours[0] in (0.0, 1.0)
 
@@ -135,7 +135,7 @@ def test_inference_writes_the_masks_of_medkd_infer(workers, bundle, trained, pha
     models = trained / "models"
     overrides = {"ckpt_dir": str(models), "dataset_dir": str(phantoms), "output_dir": str(tmp_path)}
     run(bundle, "inference", kind="infer", **overrides, **{"dataloader#num_workers": workers})
-    segmenter = Segmenter.load(models)
+    segmenter = Segmenter.load(models, "torch")
     scans = sorted((phantoms / "imagesTs").iterdir())
     assert len(scans) == 2
     for scan in scans:

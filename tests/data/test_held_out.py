@@ -27,6 +27,7 @@ from medkd.data import (
 from medkd.engines import SavedModel
 from medkd.errors import UserError
 from medkd.inference import Segmenter, evaluate
+from medkd.inference.backends import TorchBackend
 from medkd.recipes import run_recipe
 
 
@@ -131,7 +132,7 @@ def test_the_evaluation_looks_at_exactly_the_slices_that_are_left_out(axcodes: s
     trained_on = SliceSplitDataset(load_volumes([case], preprocessing, [0, 1], tmp_path), "single")
     assert len(trained_on) == 11 - 2 and not any(item["image"].any() for item in trained_on)
     labels = {0: "background", 1: "all"}
-    segmenter = Segmenter(Bright(), SavedModel({}, preprocessing, labels), "cpu")
+    segmenter = Segmenter(TorchBackend(Bright(), "cpu"), SavedModel({}, preprocessing, labels))
     report = evaluate(segmenter, [case], labels, held_out_slices)
     for figures in (report["mean"], report["pooled_slices"]):
         assert figures["all"] == {"dice": 1.0, "iou": 1.0, "precision": 1.0, "recall": 1.0}

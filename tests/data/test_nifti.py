@@ -10,7 +10,8 @@ import nibabel
 import numpy as np
 import pytest
 
-from medkd.data.nifti import Volume, check_pair, distinct_values, read_image, read_label
+from medkd.data.nifti import check_pair, distinct_values, read_image, read_label
+from medkd.data.volume import Volume
 from medkd.errors import UserError
 
 DATA = os.environ.get("MEDKD_DATA")
@@ -134,11 +135,11 @@ def test_bad_label_values(tmp_path: Path, case: str) -> None:
 @pytest.mark.parametrize("name", ["a.nii.gz", "a.nii"])
 @pytest.mark.parametrize("kind", [nibabel.Nifti1Image, nibabel.Nifti2Image])
 @pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.int32, np.float32, np.float64])
-def test_image_is_float32_in_the_stored_order(tmp_path: Path, name: str, kind: type, dtype: type) -> None:
+def test_an_image_keeps_its_integers_and_its_order(tmp_path: Path, name: str, kind: type, dtype: type) -> None:
     path = tmp_path / name
     nibabel.save(kind(numbers(dtype=dtype), AFFINE, dtype=dtype), path)
     volume = read_image(path)
-    assert volume.array.dtype == np.float32
+    assert volume.array.dtype == (dtype if np.issubdtype(dtype, np.integer) else np.float32)
     np.testing.assert_array_equal(volume.array, numbers())
     np.testing.assert_allclose(volume.affine, AFFINE)
     assert volume.path == path

@@ -9,9 +9,11 @@ import nibabel
 import numpy as np
 import pytest
 import torch
+from monai.data import MetaTensor
+from monai.transforms import Orientation, Resize, SpatialPad
 
-from medkd.data.nifti import Volume
-from medkd.data.transforms import Preprocessing, stack_channels
+from medkd.data.transforms import Preprocessing, stack_channels, stacked_slices
+from medkd.data.volume import Volume
 from medkd.errors import UserError
 
 SHAPE, SPACING = (30, 22, 5), (2.0, 2.0, 4.0)
@@ -53,13 +55,65 @@ def test_any_axis_order_gives_the_same_slices_and_the_way_back(axcodes):
     turned = reordered(image, axcodes)
     assert "".join(nibabel.aff2axcodes(turned.affine)) == axcodes
     prepared = preprocessing.apply(turned, reordered(label, axcodes))
-    torch.testing.assert_close(prepared.image.as_tensor(), expected.image.as_tensor())
-    torch.testing.assert_close(prepared.label.as_tensor(), expected.label.as_tensor())
-    back = prepared.to_scan_grid(expected.image.as_tensor())
-    same = reordered(
-        Volume(expected.to_scan_grid(expected.image.as_tensor())[0].numpy(), image.affine, None, image.path), axcodes
-    )
-    np.testing.assert_allclose(back[0].numpy(), same.array, atol=1e-5)
+    np.testing.assert_allclose(prepared.image, expected.image, atol=1e-6)
+    np.testing.assert_array_equal(prepared.label, expected.label)
+    back = prepared.to_scan_grid(expected.image[None])
+    same = reordered(Volume(expected.to_scan_grid(expected.image[None])[0], image.affine, None, image.path), axcodes)
+    np.testing.assert_allclose(back[0], same.array, atol=1e-5)
+    np.testing.assert_array_equal(prepared.labels(expected.image[None] - 0.5), same.array > 0.5)
+
+
+def by_monai(volume: Volume, size: int, inside: tuple[int, int], mode: str) -> tuple[MetaTensor, list]:
+    """Image or label on the network's grid by MONAI's own transforms, and the steps that lead back."""
+    array = torch.from_numpy(volume.array.astype(np.float32))[None]
+    steps = [
+        Orientation("RAS", labels=None),
+        Resize((*inside, SHAPE[2]), mode=mode),
+        SpatialPad((size, size, SHAPE[2])),
+    ]
+    result = MetaTensor(array, affine=torch.from_numpy(volume.affine))
+    for step in steps:
+        result = step(result)
+    return result, steps
+
+
+@pytest.mark.parametrize("size", [16, 23, 30, 41, 64])
+@pytest.mark.parametrize("axcodes", ["RAS", "LPS", "SAR"])
+def test_it_is_what_monai_does(size, axcodes):
+    image, label = (reordered(volume, axcodes) for volume in ras_volume())
+    prepared = Preprocessing(size).apply(image, label)
+    windowed = Volume(np.clip((image.array + 125) / 400, 0, 1), image.affine, None, image.path)
+    inside = prepared.grid.inside
+    assert inside == (size, round(size * 22 / 30))
+    shrinks = inside[0] <= 30 and inside[1] <= 22
+    expected, steps = by_monai(windowed, size, inside, "area" if shrinks else "trilinear")
+    np.testing.assert_allclose(prepared.image, expected[0].numpy(), atol=1e-5)
+    np.testing.assert_array_equal(prepared.label, by_monai(label, size, inside, "nearest-exact")[0][0].numpy())
+
+    logits = np.random.default_rng(size).normal(-1, 1, (3, size, size, 5)).astype(np.float32)
+    back = MetaTensor(torch.from_numpy(logits), affine=expected.affine)
+    back.applied_operations = expected.applied_operations
+    for record in back.applied_operations:
+        if record["class"] == "Resize":
+            record["extra_info"]["mode"] = "trilinear"
+    for step in reversed(steps):
+        back = step.inverse(back)
+    np.testing.assert_allclose(prepared.to_scan_grid(logits), back.numpy(), atol=1e-4)
+    np.testing.assert_array_equal(prepared.labels(logits), back.numpy().argmax(axis=0))
+    np.testing.assert_array_equal(prepared.labels(logits[:1]), back.numpy()[0] > 0)
+
+
+def test_labels_are_looked_for_around_what_was_found_only():
+    """The same as everywhere, for a small spot in any corner and for none."""
+    image, _ = ras_volume()
+    prepared = Preprocessing(16).apply(reordered(image, "PSL"))
+    for x, y, z in [(0, 2, 0), (15, 13, 4), (7, 8, 2)]:
+        logits = np.full((1, 16, 16, 5), -1.0, np.float32)
+        logits[0, x, y, z] = 3
+        expected = prepared.to_scan_grid(logits)[0] > 0
+        np.testing.assert_array_equal(prepared.labels(logits), expected)
+        assert 0 < expected.sum() < 20
+    assert prepared.labels(np.full((1, 16, 16, 5), -1.0, np.float32)).sum() == 0
 
 
 def test_without_resizing_it_is_the_window_and_padding_by_hand():
@@ -67,11 +121,9 @@ def test_without_resizing_it_is_the_window_and_padding_by_hand():
     prepared = Preprocessing(size=30, window=(-100.0, 300.0)).apply(image, label)
     by_hand = np.zeros((30, 30, 5), np.float32)
     by_hand[:, 4:26] = np.clip((image.array + 100) / 400, 0, 1)
-    np.testing.assert_allclose(prepared.image[0].numpy(), by_hand, atol=1e-6)
-    np.testing.assert_array_equal(prepared.label[0, :, 4:26].numpy(), label.array)
-    np.testing.assert_allclose(
-        prepared.to_scan_grid(prepared.image.as_tensor())[0].numpy(), by_hand[:, 4:26], atol=1e-6
-    )
+    np.testing.assert_allclose(prepared.image, by_hand, atol=1e-6)
+    np.testing.assert_array_equal(prepared.label[:, 4:26], label.array)
+    np.testing.assert_allclose(prepared.to_scan_grid(prepared.image[None])[0], by_hand[:, 4:26], atol=1e-6)
 
 
 def test_proportions_are_kept_in_millimetres():
@@ -79,7 +131,7 @@ def test_proportions_are_kept_in_millimetres():
     array = np.random.default_rng(0).uniform(0, 100, (20, 40, 2)).astype(np.float32)
     volume = Volume(array, np.diag([3.0, 1.0, 5.0, 1.0]), None, Path("x.nii"))
     prepared = Preprocessing(size=30).apply(volume)
-    inside = (prepared.image[0] > 0).numpy()
+    inside = prepared.image > 0
     assert inside.any(axis=(1, 2)).sum() == 30
     assert inside.any(axis=(0, 2)).sum() == 20
 
@@ -90,7 +142,7 @@ def test_a_mask_survives_the_way_there_and_back():
     disc = ((x - 90) ** 2 + (y - 70) ** 2 < 40**2) * np.ones((1, 1, 3), bool)
     image = Volume(disc.astype(np.float32) * 100, affine, None, Path("x.nii"))
     prepared = Preprocessing(size=64).apply(image, Volume(disc.astype(np.uint8), affine, None, Path("y.nii")))
-    back = prepared.to_scan_grid(prepared.label.as_tensor() * 2 - 1)[0].numpy() > 0
+    back = prepared.labels(prepared.label[None] * 2.0 - 1) > 0
     dice = 2 * (back & disc).sum() / (back.sum() + disc.sum())
     centre = np.array(np.nonzero(back)).mean(axis=1)
     assert dice > 0.97
@@ -106,9 +158,9 @@ def test_without_a_window_each_scan_has_its_own():
     slices = preprocessing.apply(Volume(array, image.affine, image.header, image.path)).image
     low, high = np.percentile(array, (0.5, 99.5))
     expected = np.clip((array - low) / (high - low), 0, 1)
-    np.testing.assert_allclose(slices[0, :, 4:26].numpy(), expected, atol=1e-5)
+    np.testing.assert_allclose(slices[:, 4:26], expected, atol=1e-5)
     scaled = preprocessing.apply(Volume(array * 37 + 11, image.affine, image.header, image.path)).image
-    torch.testing.assert_close(scaled.as_tensor(), slices.as_tensor(), rtol=0, atol=1e-5)
+    np.testing.assert_allclose(scaled, slices, atol=1e-5)
 
 
 def test_without_a_window_a_scan_that_is_nearly_empty_spans_all_of_it():
@@ -124,7 +176,7 @@ def test_values_far_below_air_do_not_bleed():
     array[:8] = -3024
     prepared = Preprocessing(size=32).apply(Volume(array, np.eye(4), None, Path("x.nii")))
     # 50 HU is 0.4375 in the window; pixels of the new grid hold either padding or body.
-    assert sorted(set(prepared.image.flatten().tolist())) == [0.0, 0.4375]
+    assert sorted(set(prepared.image.ravel().tolist())) == [0.0, 0.4375]
 
 
 @pytest.mark.parametrize(
@@ -140,6 +192,10 @@ def test_values_far_below_air_do_not_bleed():
 def test_channels(channels, index, rows):
     slices = np.arange(5, dtype=np.float16)[:, None, None] * np.ones((1, 2, 2), np.float16)
     assert stack_channels(slices, index, channels)[:, 0, 0].tolist() == rows
+    for size in (1, 2, 3, 5):  # The same where they come some at a time.
+        parts = [(slice(start, start + size), slices[start : start + size]) for start in range(0, 5, size)]
+        stacked = np.concatenate([part for _, part in stacked_slices(parts, channels)])
+        assert stacked[index, :, 0, 0].tolist() == rows
     assert Preprocessing(channels=channels).in_channels == len(rows)
 
 

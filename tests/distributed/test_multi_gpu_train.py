@@ -167,4 +167,4 @@ def test_a_distillation_in_two_processes_dies_and_goes_on_in_two_and_in_one(
     in_two_processes(train, files, options, two)
     compare(two, one)
     compare(train(files, options, back), one)
-    assert Segmenter.load(two).model == Segmenter.load(one).model
+    assert Segmenter.load(two, "torch").model == Segmenter.load(one, "torch").model

@@ -134,7 +134,7 @@ def test_monai_segments_with_it_from_any_folder(bundle, run, tiny_task, tmp_path
     config = str(bundle / "configs" / "inference.yaml")
     words = ["run", "--config_file", config, "--dataset_dir", str(tiny_task / "imagesTr"), "--output_dir", "masks"]
     subprocess.run([sys.executable, "-m", "monai.bundle", *words], check=True, cwd=tmp_path, capture_output=True)
-    expected = Segmenter.load(run, "cpu")(tiny_task / "imagesTr" / "tiny_1.nii.gz").mask
+    expected = Segmenter.load(run, "torch")(tiny_task / "imagesTr" / "tiny_1.nii.gz").mask
     found = np.asarray(nibabel.load(tmp_path / "masks" / "tiny_1_seg.nii.gz").dataobj)
     assert expected.any() and (found == expected).all()
 
@@ -155,7 +155,7 @@ def test_from_python_it_never_falls_back_on_the_weights_that_medkd_ships(bundle,
 
 def test_it_is_a_run_for_medkd_and_exports_again(bundle, run, tiny_task, tmp_path):
     scan = tiny_task / "imagesTr" / "tiny_0.nii.gz"
-    assert (Segmenter.load(bundle, "cpu")(scan).mask == Segmenter.load(run, "cpu")(scan).mask).all()
+    assert (Segmenter.load(bundle, "torch")(scan).mask == Segmenter.load(run, "torch")(scan).mask).all()
     for format in ("torchscript", "bundle"):
         agreement = export_model(bundle, format, tmp_path / "again" / format, tiny_task)
         # It does not know its split: the first three of all cases.

@@ -90,5 +90,5 @@ def test_the_file_says_what_it_is(make_run, tmp_path):
 
 def test_a_missing_package_is_told(run, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(UserError, match=r"onnxruntime is missing.*pip install medkd\[onnx\]"):
+    with pytest.raises(UserError, match=r"ONNX Runtime is not installed.*pip install medkd\[onnx\]"):
         export_model(run, "onnx", tmp_path / "model.onnx")

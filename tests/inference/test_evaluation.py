@@ -15,6 +15,7 @@ from torch import nn
 from medkd.data import Case, Preprocessing
 from medkd.engines import SavedModel
 from medkd.inference import Segmenter, evaluate
+from medkd.inference.backends import TorchBackend
 from medkd.networks import MultiTaskUNet
 
 LABELS = {0: "background", 1: "block"}
@@ -56,7 +57,8 @@ def write(folder: Path, name: str, axcodes: str, truth: dict[int, int]) -> Case:
 
 
 def segmenter(network: nn.Module | None = None, channels: str = "single") -> Segmenter:
-    return Segmenter(network or Bright(), SavedModel({}, Preprocessing(SIZE, (0.0, 100.0), channels), LABELS), "cpu")
+    model = SavedModel({}, Preprocessing(SIZE, (0.0, 100.0), channels), LABELS)
+    return Segmenter(TorchBackend(network or Bright(), "cpu"), model)
 
 
 def some_slices(name: str, count: int) -> np.ndarray:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
+from itertools import permutations, product
 
 import nibabel
 import numpy as np
@@ -12,11 +14,18 @@ import torch
 from torch import nn
 
 import medkd
-from medkd.data import DecathlonTask, Preprocessing
+from medkd.data import DecathlonTask, Preprocessing, read_image
 from medkd.engines import SavedModel
-from medkd.inference import Segmenter, evaluate, format_evaluation, segment_files
+from medkd.inference import Options, Segmenter, evaluate, format_evaluation
+from medkd.inference.backends import TorchBackend
 
 LABELS = {0: "background", 1: "spleen"}
+ORDERS = [
+    "".join(letters[axis][side] for axis, side in zip(order, sides, strict=True))
+    for letters in [("LR", "PA", "IS")]
+    for order in permutations(range(3))
+    for sides in product((0, 1), repeat=3)
+]
 
 
 class Threshold(nn.Module):
@@ -30,70 +39,157 @@ class Threshold(nn.Module):
         return (x[:, 1:2] - 0.5) * 10
 
 
-def segmenter(size: int = 64) -> Segmenter:
-    return Segmenter(Threshold(), SavedModel({}, Preprocessing(size, (0.0, 100.0)), LABELS), device="cpu")
+class BrightOnTheRight(Threshold):
+    """Sees only what lies in the lower half of the first axis."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        logits = super().forward(x)
+        logits[:, :, logits.shape[2] // 2 :] = -10
+        return logits
 
 
-def write_scan(path, shape=(60, 50, 7), axcodes="RAS", spacing=(1.5, 1.5, 4.0), oblique=False):
-    """A bright box off the middle; returns its mask."""
+def segmenter(size: int = 64, network: nn.Module | None = None, **options: bool) -> Segmenter:
+    model = SavedModel({"name": "threshold"}, Preprocessing(size, (0.0, 100.0)), LABELS)
+    return Segmenter(TorchBackend(network or Threshold(), "cpu"), model, "0" * 64, Options(**options))
+
+
+def write_scan(path, shape=(60, 50, 7), axcodes="RAS", spacing=(1.5, 1.5, 4.0), degrees=0.0, parts=((10, 30),)):
+    """Bright boxes off the middle; returns their mask."""
     mask = np.zeros(shape, bool)
-    mask[10:30, 12:40, 2:5] = True
+    for start, stop in parts:
+        mask[start:stop, 12:40, 2:5] = True
     affine = np.diag([*spacing, 1.0])
     affine[:3, 3] = (-40, 20, -300)
-    if oblique:
-        angle = np.deg2rad(8)
-        turn = np.eye(4)
-        turn[:2, :2] = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
+    for first, second in ((0, 1), (1, 2)):
+        angle, turn = np.deg2rad(degrees), np.eye(4)
+        turn[np.ix_([first, second], [first, second])] = [
+            [np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)],
+        ]  # fmt: skip
         affine = turn @ affine
-    image = nibabel.Nifti1Image((mask * 100).astype(np.int16), affine)
+    # Noise that tells every voxel from every other.
+    values = mask * 100 + np.random.default_rng(0).integers(-9, 9, shape)
+    image = nibabel.Nifti1Image(values.astype(np.int16), affine)
     orientations = nibabel.orientations
     start, end = orientations.io_orientation(affine), orientations.axcodes2ornt(axcodes)
-    image = image.as_reoriented(orientations.ornt_transform(start, end))
+    turn = orientations.ornt_transform(start, end)
+    image = image.as_reoriented(turn)
     image.header.set_sform(image.affine, code=1)
     image.header.set_qform(image.affine, code=2)
+    image.header["descrip"] = b"John Doe"
     nibabel.save(image, path)
-    return np.asarray(image.dataobj) > 0
+    return orientations.apply_orientation(mask, turn) > 0
 
 
-@pytest.mark.parametrize(
-    ("axcodes", "oblique"), [("RAS", False), ("LPS", False), ("SAR", False), ("PIL", False), ("LAS", True)]
-)
-def test_the_mask_lies_on_the_grid_of_the_scan(tmp_path, axcodes, oblique):
-    truth = write_scan(tmp_path / "scan.nii.gz", axcodes=axcodes, oblique=oblique)
+@pytest.mark.parametrize("degrees", [0.0, 8.0, 25.0])
+@pytest.mark.parametrize("axcodes", ORDERS)
+def test_the_mask_is_that_of_the_same_volume_in_any_order_and_obliquely(tmp_path, axcodes, degrees):
+    """Brought back to one order, the masks of all 48 agree voxel by voxel; the header is that of the scan."""
+    truth = write_scan(tmp_path / "scan.nii.gz", axcodes=axcodes, degrees=degrees)
     result = segmenter()(tmp_path / "scan.nii.gz")
     result.save(tmp_path / "out" / "mask.nii.gz")
     scan, mask = nibabel.load(tmp_path / "scan.nii.gz"), nibabel.load(tmp_path / "out" / "mask.nii.gz")
     assert mask.shape == scan.shape and mask.get_data_dtype() == np.uint8
     np.testing.assert_array_equal(mask.affine, scan.affine)
-    for code in ("sform_code", "qform_code", "pixdim", "xyzt_units"):
+    for code in ("sform_code", "qform_code", "pixdim", "xyzt_units", "quatern_b", "quatern_c", "quatern_d", "srow_x"):
         np.testing.assert_array_equal(mask.header[code], scan.header[code])
+    assert mask.header["descrip"].item() == b""
     found = np.asarray(mask.dataobj) == 1
     assert 2 * (found & truth).sum() / (found.sum() + truth.sum()) > 0.97
-    np.testing.assert_allclose(np.argwhere(found).mean(axis=0), np.argwhere(truth).mean(axis=0), atol=0.6)
+
+    write_scan(tmp_path / "ras.nii.gz", degrees=degrees)
+    unturned = segmenter()(tmp_path / "ras.nii.gz")
+    expected = nibabel.Nifti1Image(unturned.mask, unturned.affine)
+    orientations = nibabel.orientations
+    turn = orientations.ornt_transform(
+        orientations.io_orientation(expected.affine), orientations.axcodes2ornt(axcodes)
+    )
+    back = expected.as_reoriented(turn)
+    np.testing.assert_array_equal(result.mask, np.asarray(back.dataobj))
+    np.testing.assert_allclose(back.affine, mask.affine, atol=1e-4)
 
 
-def test_volume_in_millilitres(tmp_path):
+def test_volume_in_millilitres_and_the_rest_of_the_measurements(tmp_path):
     truth = write_scan(tmp_path / "scan.nii.gz", shape=(64, 64, 7))
-    measurements = segmenter()(tmp_path / "scan.nii.gz").measurements
+    result = segmenter()(tmp_path / "scan.nii.gz")
     # The matrix is the network's own, so the mask is exact: 20 x 28 x 3 voxels of 9 cubic millimetres.
-    assert measurements["voxels"] == {"spleen": 20 * 28 * 3} == {"spleen": int(truth.sum())}
-    assert measurements["volumes_ml"] == {"spleen": pytest.approx(20 * 28 * 3 * 9 / 1000)}
+    inside = read_image(tmp_path / "scan.nii.gz").array[truth]
+    assert result.measurements["labels"] == {
+        "spleen": {
+            "volume_ml": pytest.approx(20 * 28 * 3 * 9 / 1000), "voxels": 20 * 28 * 3, "length_mm": 12.0,
+            "mean_hu": pytest.approx(inside.mean(), abs=0.01), "sd_hu": pytest.approx(inside.std(), abs=0.01),
+            "touches_border": False, "components": 1,
+        }
+    }  # fmt: skip
+    assert {key: result.measurements[key] for key in ("model", "model_sha256", "backend")} == {
+        "model": "threshold", "model_sha256": "0" * 64, "backend": "torch",
+    }  # fmt: skip
+    assert result.measurements["seconds"] > 0 and result.measurements["peak_mb"] > 10
 
 
-def test_one_bad_scan_does_not_stop_the_rest(tmp_path, capsys):
-    write_scan(tmp_path / "good.nii.gz")
-    (tmp_path / "bad.nii.gz").write_bytes(b"nothing")
-    failures = segment_files(segmenter(), [tmp_path / "bad.nii.gz", tmp_path / "good.nii.gz"], tmp_path / "out")
-    assert len(failures) == 1 and "bad.nii.gz" in failures[0]
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["good_seg.nii.gz", "measurements.json"]
-    assert "good_seg.nii.gz: spleen" in capsys.readouterr().out
+def test_the_largest_piece_is_kept_unless_told(tmp_path):
+    write_scan(tmp_path / "scan.nii.gz", shape=(64, 64, 7), parts=((2, 8), (12, 34), (40, 41)))
+    one = segmenter()(tmp_path / "scan.nii.gz")
+    all_pieces = segmenter(largest_component=False)(tmp_path / "scan.nii.gz")
+    assert one.measurements["labels"]["spleen"]["voxels"] == 22 * 28 * 3
+    assert all_pieces.measurements["labels"]["spleen"]["voxels"] == (6 + 22 + 1) * 28 * 3
+    assert [result.measurements["labels"]["spleen"]["components"] for result in (one, all_pieces)] == [3, 3]
+
+
+def test_flips_take_the_mean_of_four_directions(tmp_path):
+    """A network that sees the right half only sees both with flips, each at half its logit, less what it denies."""
+    write_scan(tmp_path / "scan.nii.gz", shape=(64, 64, 7), parts=((10, 30), (34, 54)))
+    volume = read_image(tmp_path / "scan.nii.gz")
+    model = segmenter(network=BrightOnTheRight(), flips=True)
+    prepared = model.model.preprocessing.apply(volume)
+    logits = (prepared.image - 0.5) * 10
+    by_hand = np.empty_like(logits)
+    # Of the four directions two see a pixel and two say -10, whatever its place.
+    by_hand[:] = (2 * logits + 2 * -10) / 4
+    np.testing.assert_allclose(model.predict(prepared)[0], by_hand, atol=1e-4)
+
+
+def test_uncertainty_is_that_of_the_pixels_found(tmp_path):
+    write_scan(tmp_path / "scan.nii.gz", shape=(64, 64, 7))
+    model = segmenter(uncertainty=True)
+    measured = model(tmp_path / "scan.nii.gz").measurements["labels"]["spleen"]["uncertainty"]
+    logits = model.predict(model.model.preprocessing.apply(read_image(tmp_path / "scan.nii.gz")))[0].astype(float)
+    probability = 1 / (1 + np.exp(-logits[logits > 0]))
+    entropy = -(probability * np.log2(probability) + (1 - probability) * np.log2(1 - probability))
+    assert measured == pytest.approx(entropy.mean(), abs=1e-4)
+    assert "uncertainty" not in segmenter()(tmp_path / "scan.nii.gz").measurements["labels"]["spleen"]
+
+
+def test_several_threads_get_what_one_gets(tmp_path):
+    model, results = segmenter(), {}
+    for index in range(4):
+        write_scan(tmp_path / f"{index}.nii.gz", parts=((10 + index, 30),))
+    threads = [
+        threading.Thread(target=lambda index=index: results.update({index: model(tmp_path / f"{index}.nii.gz")}))
+        for index in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for index in range(4):
+        np.testing.assert_array_equal(results[index].mask, model(tmp_path / f"{index}.nii.gz").mask)
+
+
+def test_a_mask_has_the_same_bytes_each_time(tmp_path):
+    write_scan(tmp_path / "scan.nii.gz")
+    result = segmenter()(tmp_path / "scan.nii.gz")
+    result.save(tmp_path / "a_seg.nii.gz")
+    result.save(tmp_path / "elsewhere" / "b_seg.nii.gz")
+    assert (tmp_path / "a_seg.nii.gz").read_bytes() == (tmp_path / "elsewhere" / "b_seg.nii.gz").read_bytes()
+    result.save(tmp_path / "c_seg.nii")
+    np.testing.assert_array_equal(np.asarray(nibabel.load(tmp_path / "c_seg.nii").dataobj), result.mask)
 
 
 def test_evaluation_by_hand(tiny_task):
     """The block of the tiny task is 150 HU brighter than noise of 20, so a threshold finds it nearly exactly."""
     task = DecathlonTask.load(tiny_task)
     model = SavedModel({}, Preprocessing(40, (0.0, 150.0)), task.labels)
-    report = evaluate(Segmenter(Threshold(), model, "cpu"), task.cases[:2], task.labels)
+    report = evaluate(Segmenter(TorchBackend(Threshold(), "cpu"), model), task.cases[:2], task.labels)
     assert [case["name"] for case in report["cases"]] == ["tiny_0", "tiny_1"]
     rows = [case["labels"]["block"] for case in report["cases"]]
     assert all(row["dice"] > 0.99 and row["true_volume_ml"] == pytest.approx(12 * 10 * 4 * 0.02) for row in rows)
@@ -118,10 +214,19 @@ def test_the_package_is_light_until_it_works():
     assert medkd.Segmenter is Segmenter
 
 
+def test_segmenting_needs_no_torch_where_another_library_runs_the_network():
+    code = (
+        "import sys; import medkd.inference.segmenter, medkd.inference.cohort, medkd.inference.preview;"
+        "import medkd.inference.cohort_report, medkd.inference.backends.onnx_backend, medkd.data.dicom;"
+        "print(sorted({'torch', 'monai', 'matplotlib', 'pandas', 'itk', 'highdicom'} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
 @pytest.mark.realdata
 def test_a_scan_from_elsewhere_gets_a_mask_on_its_grid(real_data, tmp_path):
     scan = real_data / "totalseg_example_ct" / "example_ct.nii.gz"
-    assert segment_files(segmenter(), [scan], tmp_path) == []
-    image, mask = nibabel.load(scan), nibabel.load(tmp_path / "example_ct_seg.nii.gz")
+    segmenter()(scan).save(tmp_path / "mask.nii.gz")
+    image, mask = nibabel.load(scan), nibabel.load(tmp_path / "mask.nii.gz")
     assert mask.shape == image.shape
     np.testing.assert_array_equal(mask.affine, image.affine)

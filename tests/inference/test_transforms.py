@@ -11,7 +11,7 @@ import torch
 
 from medkd.data import Preprocessing
 from medkd.errors import UserError
-from medkd.inference import LabelScanGridd, PrepareScand, SaveMaskd, scan_files
+from medkd.inference import LabelScanGridd, PostprocessMaskd, PrepareScand, SaveMaskd, scan_files
 
 # A bright box in a scan whose axes are stored the other way round, so that a mask that is not turned back is wrong.
 AFFINE = np.array([[0.0, -2.0, 0.0, 30.0], [-2.0, 0.0, 0.0, 40.0], [0.0, 0.0, 5.0, 0.0], [0.0, 0.0, 0.0, 1.0]])
@@ -40,6 +40,19 @@ def test_a_scan_comes_back_on_its_own_grid(channels, count, case, tmp_path):
     written, scan = (nibabel.load(path) for path in (tmp_path / "masks" / "scan_seg.nii.gz", case["image"]))
     assert np.array_equal(np.asarray(written.dataobj), np.asarray(nibabel.load(case["label"]).dataobj))
     assert np.array_equal(written.affine, scan.affine) and written.get_data_dtype() == np.uint8
+
+
+def test_label_maps_are_cleaned_label_by_label():
+    mask = torch.zeros(1, 1, 12, 8, 3, dtype=torch.uint8)
+    mask[..., 1:4, 1:6, :] = 1
+    mask[..., 2, 3, 1] = 0  # a hole
+    mask[..., 8, 1, 0] = 1  # a second piece
+    mask[..., 9:11, 1:4, :] = 2
+    cleaned = PostprocessMaskd([0, 1, 2])({"pred": mask})["pred"]
+    expected = torch.zeros_like(mask)
+    expected[..., 1:4, 1:6, :] = 1
+    expected[..., 9:11, 1:4, :] = 2
+    assert torch.equal(cleaned, expected) and mask[0, 0, 8, 1, 0] == 1
 
 
 def test_a_scan_without_label_has_none(case):

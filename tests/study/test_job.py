@@ -56,7 +56,7 @@ def test_a_job_leaves_its_figures_and_another_job_those_of_some_slices(tiny_task
     run_job(jobs["one-0"])
     run_job(jobs["one-held-out-0"])
     task = DecathlonTask.load(tiny_task)
-    segmenter, cases = Segmenter.load(jobs["one-0"].out), task.part("test")
+    segmenter, cases = Segmenter.load(jobs["one-0"].out, "torch"), task.part("test")
     whole, part = (read_result(jobs[id]) for id in ("one-0", "one-held-out-0"))
     assert whole is not None and part is not None
     assert whole["cases"] == evaluate(segmenter, cases, task.labels)["cases"]

@@ -124,7 +124,7 @@ def test_the_front_is_above_and_the_left_of_the_patient_to_the_right(out: Path, 
 )
 def test_no_case_is_shown_twice(out: Path, task: DecathlonTask, dice: list[float], captions: list[str]) -> None:
     by_case = {f"volume_{number}": value for number, value in enumerate(dice)}
-    segmenter = Segmenter.load(out / "runs" / "kd-7")
+    segmenter = Segmenter.load(out / "runs" / "kd-7", "torch")
     pictures = draw_cases({"one": segmenter}, task, by_case, "spleen")
     assert [picture.caption.partition(" of ")[0] for picture in pictures] == captions
     assert [by_case[picture.case] for picture in pictures] == sorted(dice, reverse=True)

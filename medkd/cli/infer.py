@@ -1,0 +1,103 @@
+"""medkd infer: segment new scans."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+from medkd.cli.command import command
+
+
+def add_commands(commands: Any) -> None:
+    """Declare the commands of this module."""
+    infer = command(
+        commands, "infer", _infer, "segment new scans",
+        "medkd infer runs/student scan.nii.gz series_folder --out masks",
+    )  # fmt: skip
+    infer.add_argument("model", metavar="RUN", help="run folder of the model, or a bundle")
+    infer.add_argument(
+        "inputs",
+        nargs="+",
+        type=Path,
+        metavar="INPUT",
+        help="scans (NIfTI, NRRD, MetaImage), folders of them or of DICOM series, task folders, or a .txt of paths",
+    )
+    infer.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder for masks, tables and report")
+    cohort = infer.add_argument_group("many scans")
+    cohort.add_argument("--resume", action="store_true", help="leave out what an earlier run in DIR has finished")
+    cohort.add_argument(
+        "--workers", type=int, metavar="N", help="scans at a time (1; with Ray as many as it has room for)"
+    )
+    cohort.add_argument("--shard", type=_shard, metavar="I/N", help="only every Nth scan, from the Ith on")
+    cohort.add_argument(
+        "--ray",
+        nargs="?",
+        const="",
+        metavar="ADDRESS",
+        help="let Ray do the work, on the cluster at ADDRESS, whose nodes must all see RUN, INPUT and DIR under the "
+        "same path, or on this machine",
+    )
+    how = infer.add_argument_group("how to segment")
+    how.add_argument("--all-pieces", action="store_true", help="keep more than the largest piece of a label")
+    how.add_argument("--keep-holes", action="store_true", help="leave holes in a label as they are")
+    how.add_argument("--flips", action="store_true", help="mean of four flipped copies; four times the work")
+    how.add_argument("--uncertainty", action="store_true", help="also measure how unsure the network is")
+    how.add_argument(
+        "--backend",
+        choices=("auto", "openvino", "onnx", "torch"),
+        default="auto",
+        help="what runs the network (%(default)s: the fastest that is installed and agrees with torch)",
+    )
+    how.add_argument("--device", metavar="NAME", help="of torch, such as cuda:1; a GPU if there is one by default")
+    how.add_argument("--threads", type=int, metavar="N", help="of the processor, for each worker; all by default")
+    written = infer.add_argument_group("what to write besides masks and tables")
+    written.add_argument("--no-preview", action="store_true", help="no pictures")
+    written.add_argument("--no-dicom-seg", action="store_true", help="no DICOM SEG for DICOM series")
+
+
+def _shard(text: str) -> tuple[int, int]:
+    match = re.fullmatch(r"(\d+)/(\d+)", text)
+    if not match or not 1 <= int(match[1]) <= int(match[2]):
+        raise argparse.ArgumentTypeError(f"{text!r} is no shard: give such as 1/4, the first of four")
+    return int(match[1]), int(match[2])
+
+
+def _infer(options: argparse.Namespace) -> int:
+    from tqdm import tqdm
+
+    from medkd.inference.cohort import run_cohort
+    from medkd.inference.cohort_case import CohortSettings
+    from medkd.inference.inputs import find_scans
+    from medkd.inference.options import Options
+
+    settings = CohortSettings(
+        model=options.model,
+        backend=options.backend,
+        device=options.device,
+        threads=options.threads,
+        options=Options(not options.all_pieces, not options.keep_holes, options.flips, options.uncertainty),
+        preview=not options.no_preview,
+        dicom_seg=not options.no_dicom_seg,
+    )
+    done = failed = 0
+    for row in run_cohort(
+        settings, find_scans(options.inputs), options.out, options.workers, options.shard, options.ray, options.resume,
+        progress=True,
+    ):  # fmt: skip
+        if row["state"] == "failed":
+            failed += 1
+            tqdm.write(f"medkd: {row['error']}", file=sys.stderr)
+            continue
+        done += 1
+        if row["note"]:
+            tqdm.write(f"medkd: {row['note']}", file=sys.stderr)
+        figures = row["measurements"]["labels"].items()
+        volumes = ", ".join(f"{name} {label['volume_ml']:.1f} ml" for name, label in figures)
+        tqdm.write(f"{options.out / row['mask']}: {volumes}")
+    if done + failed != 1:
+        nothing = "nothing was left to do" if done + failed == 0 else f"{done} done, {failed} failed"
+        print(f"{nothing}: {options.out / 'report.html'}")
+    return 1 if failed else 0

@@ -23,7 +23,7 @@ bench-training: $(INSTALLED)
 	$(BIN)/python benchmarks/training.py growth
 	$(BIN)/python benchmarks/training.py report
 
-# Ten minutes on two cores; writes docs/results/inference_*.json and docs/inference_speed.md.
+# A quarter of an hour on two cores; writes docs/results/inference_*.json and docs/inference_speed.md.
 bench-inference: $(INSTALLED)
 	$(BIN)/python benchmarks/inference.py backends
 	$(BIN)/python benchmarks/inference.py growth

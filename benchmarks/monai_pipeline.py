@@ -11,10 +11,11 @@ import torch
 from monai.inferers import Inferer, SliceInferer, SlidingWindowInferer
 from monai.networks.nets import UNet
 from monai.transforms import (
+    Activationsd,
     AsDiscreted,
     Compose,
-    CropForegroundd,
     EnsureChannelFirstd,
+    Identityd,
     Invertd,
     LoadImaged,
     Orientationd,
@@ -42,6 +43,7 @@ class MonaiPipeline:
         before: from the file to the volume that the network sees.
         network: returns logits.
         inferer: runs the network over a volume.
+        activation: of the logits, before they are brought back.
         labels: makes labels of logits.
         folder: where the mask goes.
         channels: gives the volume ``(1, X, Y, Z)`` the channels that the network takes.
@@ -52,13 +54,15 @@ class MonaiPipeline:
         before: Sequence[Transform],
         network: nn.Module,
         inferer: Inferer,
+        activation: Transform,
         labels: AsDiscreted,
         folder: Path,
         channels: Callable[[torch.Tensor], torch.Tensor],
     ) -> None:
         self.before = Compose([LoadImaged("image"), EnsureChannelFirstd("image"), *before])
         self.network, self.inferer, self.channels = network.eval(), inferer, channels
-        self.after = Compose([Invertd("pred", self.before, orig_keys="image", nearest_interp=False), labels])
+        back = Invertd("pred", self.before, orig_keys="image", nearest_interp=False)
+        self.after = Compose([activation, back, labels])
         self.save = SaveImaged(
             "pred", output_dir=folder, output_postfix="seg", output_dtype="uint8", separate_folder=False,
             print_log=False,
@@ -81,7 +85,7 @@ class MonaiPipeline:
 
 
 def volume_pipeline(folder: Path) -> MonaiPipeline:
-    """The pipeline of MONAI's spleen tutorial and bundle: a 3-D U-Net of 4.8 M parameters over overlapping patches."""
+    """``inference.json`` of MONAI's bundle spleen_ct_segmentation: a 3-D U-Net of 4.8 M parameters over patches."""
     network = UNet(
         spatial_dims=3, in_channels=1, out_channels=2, channels=(16, 32, 64, 128, 256), strides=(2, 2, 2, 2),
         num_res_units=2, norm="batch",
@@ -92,10 +96,10 @@ def volume_pipeline(folder: Path) -> MonaiPipeline:
         Orientationd("image", axcodes="RAS", labels=None),
         Spacingd("image", pixdim=(1.5, 1.5, 2.0), mode="bilinear"),
         ScaleIntensityRanged("image", a_min=-57, a_max=164, b_min=0, b_max=1, clip=True),
-        CropForegroundd("image", source_key="image"),
     ]
     inferer = SlidingWindowInferer(roi_size=(96, 96, 96), sw_batch_size=4, overlap=0.5)
-    return MonaiPipeline(before, network, inferer, AsDiscreted("pred", argmax=True), folder, torch.Tensor.contiguous)
+    after = Activationsd("pred", softmax=True), AsDiscreted("pred", argmax=True)
+    return MonaiPipeline(before, network, inferer, *after, folder, torch.Tensor.contiguous)
 
 
 def slice_pipeline(folder: Path, run: Path) -> MonaiPipeline:
@@ -111,7 +115,8 @@ def slice_pipeline(folder: Path, run: Path) -> MonaiPipeline:
     ]
     inferer = SliceInferer(roi_size=(size, size), sw_batch_size=SLICES_AT_A_TIME, spatial_dim=2)
     network = channels_last(model.load_network(run))
-    return MonaiPipeline(before, network, inferer, AsDiscreted("pred", threshold=0.0), folder, with_neighbours)
+    after = Identityd("pred"), AsDiscreted("pred", threshold=0.0)
+    return MonaiPipeline(before, network, inferer, *after, folder, with_neighbours)
 
 
 def with_neighbours(volume: torch.Tensor) -> torch.Tensor:

@@ -6,6 +6,7 @@ import copy
 import json
 import os
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
@@ -15,6 +16,9 @@ from typing import Any
 import yaml
 
 from medkd.errors import UserError
+
+# It can only be read by setting it, for all threads.
+_UMASK_LOCK = threading.Lock()
 
 
 @contextmanager
@@ -40,8 +44,9 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
     try:
         yield temporary
         # mkstemp makes files private; what we write is as readable as any other file of the user.
-        umask = os.umask(0)
-        os.umask(umask)
+        with _UMASK_LOCK:
+            umask = os.umask(0)
+            os.umask(umask)
         temporary.chmod(0o666 & ~umask)
         temporary.replace(path)
     except OSError as error:

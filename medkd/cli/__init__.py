@@ -39,7 +39,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         return fail(str(error), 2)
     except KeyboardInterrupt:
-        return fail("interrupted: give the same command again to go on.", 130)
+        resume = " with --resume" if options.command == "infer" else ""
+        return fail(f"interrupted: give the same command again{resume} to go on.", 130)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import os
 import re
+import signal
 import sys
+import threading
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from medkd.cli.command import command
 
@@ -52,7 +57,7 @@ def add_commands(commands: Any) -> None:
         help="what runs the network (%(default)s: the fastest that is installed and agrees with torch)",
     )
     how.add_argument("--device", metavar="NAME", help="of torch, such as cuda:1; a GPU if there is one by default")
-    how.add_argument("--threads", type=int, metavar="N", help="of the processor, for each worker; all by default")
+    how.add_argument("--threads", type=int, metavar="N", help="of each worker; the cores are shared, with Ray one each")
     written = infer.add_argument_group("what to write besides masks and tables")
     written.add_argument("--no-preview", action="store_true", help="no pictures")
     written.add_argument("--no-dicom-seg", action="store_true", help="no DICOM SEG for DICOM series")
@@ -66,8 +71,9 @@ def _shard(text: str) -> tuple[int, int]:
 
 
 def _infer(options: argparse.Namespace) -> int:
-    from tqdm import tqdm
-
+    # numpy's small products need no threads of their own, which would fight for the cores with those of the network.
+    # It reads this when it is first imported, here and in the workers.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     from medkd.inference.cohort import run_cohort
     from medkd.inference.cohort_case import CohortSettings
     from medkd.inference.inputs import find_scans
@@ -78,26 +84,63 @@ def _infer(options: argparse.Namespace) -> int:
         backend=options.backend,
         device=options.device,
         threads=options.threads,
-        options=Options(not options.all_pieces, not options.keep_holes, options.flips, options.uncertainty),
+        options=Options(
+            largest_component=not options.all_pieces,
+            fill_holes=not options.keep_holes,
+            flips=options.flips,
+            uncertainty=options.uncertainty,
+        ),
         preview=not options.no_preview,
         dicom_seg=not options.no_dicom_seg,
     )
+    scans = find_scans(options.inputs)
+    # A process of its own is what a scan can crash without harm to the others.
+    workers = 1 if options.workers is None and options.ray is None and len(scans) > 1 else options.workers
     done = failed = 0
-    for row in run_cohort(
-        settings, find_scans(options.inputs), options.out, options.workers, options.shard, options.ray, options.resume,
-        progress=True,
-    ):  # fmt: skip
-        if row["state"] == "failed":
-            failed += 1
-            tqdm.write(f"medkd: {row['error']}", file=sys.stderr)
-            continue
-        done += 1
-        if row["note"]:
-            tqdm.write(f"medkd: {row['note']}", file=sys.stderr)
-        figures = row["measurements"]["labels"].items()
-        volumes = ", ".join(f"{name} {label['volume_ml']:.1f} ml" for name, label in figures)
-        tqdm.write(f"{options.out / row['mask']}: {volumes}")
+    with _ended_by_sigterm():
+        for row in run_cohort(
+            settings, scans, options.out, workers, options.shard, options.ray, options.resume, progress=True
+        ):
+            if row["state"] == "failed":
+                failed += 1
+                _say(f"medkd: {row['error']}", sys.stderr)
+                continue
+            done += 1
+            if row["note"]:
+                _say(f"medkd: {row['note']}", sys.stderr)
+            figures = row["measurements"]["labels"].items()
+            volumes = ", ".join(f"{name} {label['volume_ml']:.1f} ml" for name, label in figures)
+            _say(f"{options.out / row['mask']}: {volumes}", sys.stdout)
     if done + failed != 1:
         nothing = "nothing was left to do" if done + failed == 0 else f"{done} done, {failed} failed"
-        print(f"{nothing}: {options.out / 'report.html'}")
+        _say(f"{nothing}: {options.out / 'report.html'}", sys.stdout)
     return 1 if failed else 0
+
+
+def _say(line: str, stream: TextIO) -> None:
+    """Print a line above the progress bar; that nobody reads it, or it cannot be shown, does not stop the work."""
+    from tqdm import tqdm
+
+    encoding = stream.encoding or "utf-8"
+    try:
+        tqdm.write(line.encode(encoding, "backslashreplace").decode(encoding), file=stream)
+        stream.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+@contextlib.contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    """Let SIGTERM, which batch systems send before their time limit, end the work as Ctrl-C does."""
+
+    def end(*_: object) -> None:
+        sys.exit(128 + signal.SIGTERM)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

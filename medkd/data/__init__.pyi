@@ -7,7 +7,7 @@ from .scan import read_scan
 from .slices import SliceDataset, SliceSampler, SliceVolume, VolumeDataset, load_volumes
 from .transforms import PreparedScan, Preprocessing
 from .turns import RandTurnd
-from .volume import Volume
+from .volume import Volume, volume_from_array
 
 __all__ = [
     "Case",
@@ -31,4 +31,5 @@ __all__ = [
     "read_label",
     "read_scan",
     "slice_augmentation",
+    "volume_from_array",
 ]

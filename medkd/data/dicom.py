@@ -102,7 +102,8 @@ def read_series(folder: str | Path, uid: str | None = None) -> Volume:
     slices, affine = arrange(series.slices, where, folder)
     array = _read_voxels(slices)
     files = tuple(one.path for one in slices)
-    return checked_image(array, affine, nifti_header(array.shape, affine), folder, files)
+    header = nifti_header(array.shape, affine)
+    return checked_image(array, affine, header, folder, files, series.slices[0].modality)
 
 
 def _choose(content: FolderContent, folder: Path, uid: str | None) -> Series:

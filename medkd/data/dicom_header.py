@@ -64,6 +64,7 @@ class SliceHeader:
         path: the file.
         series: SeriesInstanceUID; "" where it was removed.
         series_number: SeriesNumber.
+        modality: such as CT; "" where it was removed.
         instance: SOPInstanceUID; "" where it was removed.
         multi_frame: the file holds a whole volume.
         colour: it has more than one value per pixel.
@@ -82,6 +83,7 @@ class SliceHeader:
     path: Path
     series: str
     series_number: int | None
+    modality: str
     instance: str
     multi_frame: bool
     colour: bool
@@ -163,6 +165,7 @@ def _header(path: Path, dataset: Dataset) -> SliceHeader | OtherObject | Damaged
         path=path,
         series=_one_line(str(dataset.get("SeriesInstanceUID") or "")),
         series_number=None if number is None else int(number[0]),
+        modality=_one_line(modality),
         instance=str(dataset.get("SOPInstanceUID") or meta.get("MediaStorageSOPInstanceUID") or ""),
         multi_frame=kind in MULTI_FRAME_CLASSES or int(dataset.get("NumberOfFrames") or 1) > 1,
         colour=int(dataset.get("SamplesPerPixel") or 1) > 1,

@@ -116,18 +116,19 @@ class SliceGrid:
             logits: ``(B, C, size, size)``; one channel says foreground above 0, more are classes, background first.
         """
         _, inside_x, inside_y = self._inside_box
-        logits = logits[:, :, inside_x, inside_y]
-        found = (logits[:, 0] > 0) if logits.shape[1] == 1 else (logits.argmax(axis=1) > 0)
-        beside = [np.asarray(found.any(axis=axes)) for axes in ((0, 2), (0, 1))]
+        target = self.to_ras(mask)[:, :, which]
+        for index, part in enumerate(logits[:, :, inside_x, inside_y]):
+            self._label_slice(target[:, :, index], part)
+
+    def _label_slice(self, mask: np.ndarray, logits: np.ndarray) -> None:
+        found = (logits[0] > 0) if len(logits) == 1 else (logits.argmax(axis=0) > 0)
+        beside = (found.any(axis=1), found.any(axis=0))
         # Where the scan is coarser than the square, some pixels lie between its voxels and reach none.
         if any(not weights[:, there].any() for weights, there in zip(self._back, beside, strict=True)):
             return
         (rows, x, x_weights), (columns, y, y_weights) = map(_reach, self._back, beside)
-        near = logits[:, :, x, y]
-        grown = _resample(near.reshape(-1, *near.shape[2:]), x_weights, y_weights)
-        grown = grown.reshape(*near.shape[:2], *grown.shape[1:])
-        labels = grown[:, 0] > 0 if grown.shape[1] == 1 else grown.argmax(axis=1)
-        self.to_ras(mask)[rows, columns, which] = np.moveaxis(labels, 0, 2)
+        grown = _resample(logits[:, x, y], x_weights, y_weights)
+        mask[rows, columns] = grown[0] > 0 if len(grown) == 1 else grown.argmax(axis=0)
 
 
 def _resample(slices: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:

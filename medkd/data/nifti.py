@@ -176,12 +176,15 @@ def _read_header(stream: BufferedIOBase, path: Path) -> tuple[Nifti1Header, int]
         header = kind.from_fileobj(BytesIO(block))
         shape, dtype = header.get_data_shape(), header.get_data_dtype()
         affine = header.get_best_affine()
+        header.get_slope_inter()
     except (ImageFileError, HeaderDataError, WrapStructError, ValueError, OverflowError) as error:
         raise _damaged(path, error) from error
     check_shape(shape, path)
     if dtype.kind not in "iuf":
         raise UserError(f"{path} holds {_type_name(dtype)} voxels: give one number per voxel, a grey image or a label.")
     check_affine(affine, path)
+    if (unit := header.get_xyzt_units()[0]) in ("meter", "micron"):
+        raise UserError(f"{path} gives its voxel sizes in {unit}s: convert them to mm.")
     if not (header["sform_code"] or header["qform_code"]) and (as_stored["pixdim"][1:4] == 0).any():
         raise UserError(f"{path} has a voxel size of 0, so no volume can be told: correct its pixdim.")
     if len(block) > offset:  # Only a header that lies about its offset: the voxels cannot begin inside it.

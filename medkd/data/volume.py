@@ -24,6 +24,7 @@ class Volume:
         header: the NIfTI header, for writing a result on the same grid.
         path: the file it was read from, or the folder of a DICOM series.
         files: of a DICOM series, the file of each slice along the last axis.
+        modality: of a DICOM series, such as `CT`; other formats do not say it.
     """
 
     array: np.ndarray
@@ -31,6 +32,7 @@ class Volume:
     header: Nifti1Header
     path: Path
     files: tuple[Path, ...] = ()
+    modality: str = ""
 
     @property
     def spacing(self) -> tuple[float, float, float]:
@@ -49,8 +51,37 @@ class Volume:
         return "".join(nibabel.aff2axcodes(self.affine))
 
 
+def volume_from_array(array: np.ndarray, affine: np.ndarray, name: str = "array") -> Volume:
+    """A volume of voxels in memory.
+
+    Args:
+        array: voxels `(X, Y, Z)`, numbers, HU for CT.
+        affine: 4x4, voxel index to patient position in mm (RAS+).
+        name: what sentences about it call it.
+
+    Raises:
+        UserError: it is no 3-D volume of finite numbers, or the affine cannot be inverted.
+    """
+    array, affine, path = np.asarray(array), np.asarray(affine, np.float64), Path(name)
+    check_shape(array.shape, path)
+    if array.dtype.kind not in "iuf":
+        raise UserError(f"{name} holds {array.dtype} voxels: give one number per voxel.")
+    if affine.shape != (4, 4):
+        raise UserError(f"{name} has an affine of {format_shape(affine.shape)}: give 4x4.")
+    check_affine(affine, path)
+    if array.dtype.kind == "f" or array.dtype.itemsize > 4:
+        with np.errstate(over="ignore"):
+            array = array.astype(np.float32)
+    return checked_image(array, affine, nifti_header(array.shape, affine), path)
+
+
 def checked_image(
-    array: np.ndarray, affine: np.ndarray, header: Nifti1Header, path: Path, files: tuple[Path, ...] = ()
+    array: np.ndarray,
+    affine: np.ndarray,
+    header: Nifti1Header,
+    path: Path,
+    files: tuple[Path, ...] = (),
+    modality: str = "",
 ) -> Volume:
     """The volume of an image whose voxels can be worked with.
 
@@ -63,7 +94,7 @@ def checked_image(
         raise UserError(f"{path} holds {bad} NaN or infinite values: replace them, by the value of air for CT.")
     if low == high:
         raise UserError(f"{path} holds the single value {low:g} everywhere: export the image again from its source.")
-    return Volume(array, affine, header, path, files)
+    return Volume(array, affine, header, path, files, modality)
 
 
 def check_shape(shape: tuple[int, ...], path: Path) -> None:

@@ -35,6 +35,14 @@ class SavedModel:
     preprocessing: Preprocessing
     labels: dict[int, str]
 
+    def __post_init__(self) -> None:
+        # The channels of the network are the labels, and masks are uint8.
+        if sorted(self.labels) != list(range(len(self.labels))) or not 2 <= len(self.labels) <= 256:
+            raise UserError(
+                f"the labels {self.labels} are not 0, 1, 2 ... without a gap, 255 at most: number them so in the data "
+                "and in dataset.json."
+            )
+
     def save(self, folder: str | Path, weights: Mapping[str, torch.Tensor]) -> None:
         """Write a model that was trained anywhere, so that it can teach, be evaluated and segment.
 

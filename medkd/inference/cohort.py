@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import os
+import re
 import stat
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
@@ -23,6 +25,10 @@ from medkd.inference.manifest import Row, manifest_file, open_manifest, read_man
 from medkd.inference.outputs import SUFFIXES, output_names, publish, remove_workspaces, withdraw
 from medkd.inference.tables import write_tables
 from medkd.workers import Died, Here, LocalWorkers, RayWorkers, Workers
+
+# How the header of a MetaImage or NRRD file names the file of its voxels.
+VOXELS_BESIDE = re.compile(rb"^(?:ElementDataFile *=|data ?file:)(.*)$", re.MULTILINE)
+LARGEST_HEADER = 1 << 16
 
 
 def run_cohort(
@@ -48,7 +54,8 @@ def run_cohort(
         settings: how each is segmented.
         scans: with different names.
         out: folder for masks, manifest, tables and report.
-        workers: processes at a time; by default this process does all itself, and Ray as many as it has room for.
+        workers: processes at a time, which a scan may crash without harm to the others; by default this process does
+            all itself, and Ray as many as it has room for.
         shard: (i, n) for the i-th of n parts, from 1; the parts may run at the same time on several machines.
         ray: None to do without. Else the address of a Ray cluster, or nothing for the one of this machine, which is
             started if there is none; all its nodes must see the model, the scans and ``out`` under the same path.
@@ -112,7 +119,7 @@ def _key(settings: CohortSettings, model: str, scan: Scan) -> str:
     options = [asdict(settings.options), settings.preview, settings.dicom_seg]
     files = []
     with contextlib.suppress(OSError):  # Its reader tells.
-        for file in _files(scan.path):
+        for file in scan.files or _files(scan.path):
             facts = file.stat()
             if stat.S_ISREG(facts.st_mode):
                 files.append((file.name, facts.st_size, facts.st_mtime_ns))
@@ -124,8 +131,10 @@ def _files(path: Path) -> list[Path]:
     if path.is_dir():
         return sorted(path.iterdir())
     if path.suffix.lower() in (".mhd", ".nhdr"):
-        # The voxels lie in a file beside the header.
-        return sorted(file for file in path.parent.iterdir() if file.name.startswith(f"{path.stem}."))
+        with path.open("rb") as stream:
+            named = VOXELS_BESIDE.search(stream.read(LARGEST_HEADER))
+        if named:
+            return [path, path.parent / os.fsdecode(named[1].strip())]
     return [path]
 
 
@@ -151,7 +160,7 @@ def _run(
     )
     try:
         queue = iter(left)
-        under_way = 0
+        under_way, is_loaded = 0, False
         for case in islice(queue, who.size):
             who.start(case)
             under_way += 1
@@ -159,7 +168,10 @@ def _run(
             case, result = who.wait()
             under_way -= 1
             if isinstance(result, UserError):
-                raise result
+                if not is_loaded:
+                    raise result
+                result = CaseResult(None, str(result))
+            is_loaded = True
             following = next(queue, None)
             if following is not None:
                 who.start(following)
@@ -180,7 +192,7 @@ def _hire(
     if ray is not None:
         threads = settings.threads or 1
         return RayWorkers(partial(do_case, replace(settings, threads=threads), model, out), ray, threads, workers)
-    if workers is None or workers == 1:
+    if workers is None:
         return Here(partial(do_case, settings, model, out))
     size = min(workers, number)
     threads = settings.threads or max(1, usable_cores() // size)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import socket
 import time
+import traceback
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -120,6 +122,8 @@ def do_case(settings: CohortSettings, model: str, out: Path, case: Case) -> Case
         return CaseResult(time.perf_counter() - started, None, workspace, written, result.measurements, note)
     except Exception as error:
         sentence = _sentence(error, case.scan)
+        if os.environ.get("MEDKD_DEBUG"):
+            traceback.print_exc()
         if workspace is not None:
             shutil.rmtree(workspace, ignore_errors=True)
             sentence = sentence.replace(str(workspace), str((out / case.scan.name).parent))
@@ -131,7 +135,7 @@ def _sentence(error: Exception, scan: Scan) -> str:
         return str(error)
     if isinstance(error, MemoryError):
         return f"{scan.path} needs more memory than there is: give fewer --workers."
-    return f"{scan.path} failed inside ({_reason(error)})."
+    return f"{scan.path} failed inside ({_reason(error)}): MEDKD_DEBUG=1 shows where."
 
 
 def _reason(error: Exception) -> str:

@@ -156,8 +156,9 @@ def _summary(cases: Sequence[Mapping[str, Any]], done: Sequence[Mapping[str, Any
     if seconds:
         total, middle = timedelta(seconds=round(sum(seconds))), statistics.median(seconds)
         pairs.append(("Time of all scans, h:min:s", f"{total}, {middle:.1f} s for the median scan"))
-    if measured:
-        pairs.append(("Peak memory", f"at most {max(each['peak_mb'] for each in measured):,} MB"))
+    peaks = [each["peak_mb"] for each in measured if each["peak_mb"] is not None]
+    if peaks:
+        pairs.append(("Peak memory", f"at most {max(peaks):,} MB"))
     note = "More than one model drew these masks: their figures may differ for that reason alone."
     return "".join(
         [

@@ -91,7 +91,9 @@ def write_dicom_seg(mask: np.ndarray, scan: Volume, labels: dict[int, str], path
     try:
         import highdicom  # noqa: F401
     except ImportError as error:
-        raise UserError("DICOM Segmentation needs highdicom: pip install medkd[dicom].") from error
+        raise UserError(
+            "DICOM Segmentation needs highdicom: pip install 'medkd[dicom]' and segment again, or give --no-dicom-seg."
+        ) from error
     if mask.shape != scan.array.shape:
         shapes = f"{format_shape(mask.shape)}, the scan {format_shape(scan.array.shape)}"
         raise UserError(f"the mask for {scan.path} is {shapes}: give the mask on the grid of the scan.")

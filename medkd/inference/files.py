@@ -30,19 +30,13 @@ def scan_items(scans: Sequence[str | Path]) -> list[dict[str, str]]:
     """
     if isinstance(scans, str) or not scans:
         raise UserError(f"images is {scans!r}: give a list of files, such as '$sorted(glob.glob(\"scans/*.nii.gz\"))'.")
-    _targets([Path(scan) for scan in scans], Path("one folder"))
-    return [{"image": str(scan)} for scan in scans]
-
-
-def _targets(scans: Sequence[Path], out: Path) -> dict[Path, Path]:
-    """Where the mask of each scan goes."""
-    targets: dict[Path, Path] = {}
+    names: dict[str, str | Path] = {}
     for scan in scans:
-        target = mask_path(scan, out)
-        if target in targets:
-            raise UserError(f"{scan} and {targets[target]} would both write {target}: segment them to two folders.")
-        targets[target] = scan
-    return targets
+        name = mask_path(Path(scan), Path()).name
+        if name in names:
+            raise UserError(f"{scan} and {names[name]} would both write {name}: segment them to two folders.")
+        names[name] = scan
+    return [{"image": str(scan)} for scan in scans]
 
 
 def mask_path(scan: Path, out: Path) -> Path:

@@ -6,7 +6,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from medkd.data.dicom import find_series
@@ -17,6 +17,7 @@ SUFFIX = re.compile(r"\.(nii\.gz|nii|nrrd|nhdr|mha|mhd)$", re.IGNORECASE)
 OUTPUT = re.compile(r"[._]seg$")
 BIDS_MASK = re.compile(r"_(mask|seg|dseg|probseg)$")
 BIDS_FOLDERS = ("anat", "ct")
+MASK_FOLDERS = {"labelsTr", "labelsTs", "segmentations"}
 
 
 @dataclass(frozen=True)
@@ -27,11 +28,13 @@ class Scan:
         name: unique among the scans of a cohort, a relative POSIX path without suffix, after which results are named.
         path: the file, or the folder of a DICOM series.
         series: SeriesInstanceUID of a DICOM series, else None.
+        files: of a DICOM series, in no order.
     """
 
     name: str
     path: Path
     series: str | None = None
+    files: tuple[Path, ...] = field(default=(), compare=False, repr=False)
 
 
 def find_scans(inputs: Sequence[str | Path]) -> list[Scan]:
@@ -44,14 +47,16 @@ def find_scans(inputs: Sequence[str | Path]) -> list[Scan]:
             - a folder of one DICOM series, named like the folder;
             - a folder tree with image files and DICOM series, named by their paths in it, and by series number where
               several series lie in one folder. Images named `*_seg.nii.gz`, as the results of medkd are, or alike in
-              another format are left out; so are hidden files, and links to a folder above;
+              another format are left out; so are hidden files, links to a folder above, and what lies in folders
+              of masks (`labelsTr`, `labelsTs`, `segmentations`);
             - a task folder of the Decathlon (`dataset.json`): its `imagesTs`, or `imagesTr` where that holds none,
               named by their paths in there;
-            - a BIDS folder (`dataset_description.json` or `sub-*`): the images under `sub-*/[ses-*/](anat|ct)`;
+            - a BIDS folder (`dataset_description.json`): the images under `sub-*/[ses-*/](anat|ct)`;
             - a list, `.txt`, of any of the above but lists, one path a line, relative to the list; blank lines and
               those that begin with `#` are skipped. Its scans are named by these paths.
 
-            Of several inputs, the name of a folder goes before those of the scans in it.
+            Of several inputs, the name of a folder goes before those of the scans in it; files of one name are named
+            by their paths below the folder that they have in common.
 
     Returns:
         The scans, in the order of the inputs and by name within each. A damaged file is among them, as is a folder
@@ -70,16 +75,35 @@ def find_scans(inputs: Sequence[str | Path]) -> list[Scan]:
             f"{listed or 'an empty list of inputs'} holds no scan: give NIfTI, NRRD or MetaImage files, or folders of "
             "DICOM series."
         )
+    listed_scans = [
+        scan
+        for (path, name), those in zip(entries, found, strict=True)
+        for scan in sorted(those, key=lambda scan: scan.name) or [Scan(name or path.resolve().name, path)]
+    ]
     scans: dict[str, Scan] = {}
-    for (path, name), those in zip(entries, found, strict=True):
-        for scan in sorted(those, key=lambda scan: scan.name) or [Scan(name or path.resolve().name, path)]:
-            other = scans.setdefault(scan.name, scan)
-            if other is not scan:
-                raise UserError(
-                    f"{other.path} and {scan.path} would both be named {scan.name!r}: rename one, or segment them into "
-                    "two output folders."
-                )
+    for scan in _with_folders(listed_scans):
+        other = scans.setdefault(scan.name, scan)
+        if other is not scan:
+            raise UserError(
+                f"{other.path} and {scan.path} would both be named {scan.name!r}: rename one, or segment them into two "
+                "output folders."
+            )
     return list(scans.values())
+
+
+def _with_folders(scans: list[Scan]) -> list[Scan]:
+    """The scans, those that share a name named by their paths below the folder that all of these are in."""
+    count = Counter(scan.name for scan in scans)
+    alike = [scan.path.absolute() for scan in scans if count[scan.name] > 1]
+    if not alike:
+        return scans
+    top = Path(os.path.commonpath([path.parent for path in alike]))
+    return [
+        replace(scan, name=SUFFIX.sub("", scan.path.absolute().relative_to(top).as_posix()))
+        if count[scan.name] > 1 and scan.series is None
+        else scan
+        for scan in scans
+    ]
 
 
 def _expand(path: Path) -> list[tuple[Path, str]]:
@@ -119,8 +143,8 @@ def _of_folder(folder: Path, name: str) -> list[Scan]:
         for images in (folder / "imagesTs", folder / "imagesTr"):
             if scans := _images(files_below(images), images, name):
                 return scans
-    subjects = sorted(folder.glob("sub-*/"))
-    if subjects or _exists(folder / "dataset_description.json"):
+    if _exists(folder / "dataset_description.json"):
+        subjects = sorted(folder.glob("sub-*/"))
         places = [place for subject in subjects for place in (subject, *sorted(subject.glob("ses-*/")))]
         files = [file for place in places for part in BIDS_FOLDERS for file in files_below(place / part)]
         if scans := _images((file for file in files if not BIDS_MASK.search(SUFFIX.sub("", file.name))), folder, name):
@@ -131,7 +155,11 @@ def _of_folder(folder: Path, name: str) -> list[Scan]:
 def _images(files: Iterable[Path], folder: Path, name: str) -> list[Scan]:
     """The image files among some, but for results."""
     scans = [_of_file(file, _below(file, folder, name)) for file in files if SUFFIX.search(file.name)]
-    return [scan for scan in scans if not OUTPUT.search(scan.name)]
+    return [
+        scan
+        for scan in scans
+        if not OUTPUT.search(scan.name) and not MASK_FOLDERS & set(scan.path.relative_to(folder).parts)
+    ]
 
 
 def _series(folder: Path, name: str) -> list[Scan]:
@@ -148,7 +176,8 @@ def _series(folder: Path, name: str) -> list[Scan]:
             seen[key] += 1
             title += "_series" + ("" if series.number is None else str(series.number))
             title += f"-{seen[key]}" if per_number[key] > 1 else ""
-        scans.append(Scan(title, series.folder, series.uid))
+        files = tuple(sorted(slice.path for slice in series.slices))
+        scans.append(Scan(title, series.folder, series.uid, files))
     told = {slice.path.parent for series in content.series for slice in series.slices}
     for path, damage in content.damaged.items():
         if damage.is_dicom and path.parent not in told:

@@ -117,7 +117,7 @@ def publish(workspace: Path, written: Iterable[str], name: str, out: Path) -> It
     mask = workspace / places["mask"].name
     try:
         places["mask"].parent.mkdir(parents=True, exist_ok=True)
-        with mask.open("rb") as stream:
+        with mask.open("rb+") as stream:  # Windows syncs no file that is open for reading only.
             os.fsync(stream.fileno())
         withdraw(name, out)
         for kind in written:

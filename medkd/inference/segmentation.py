@@ -52,7 +52,9 @@ def save_mask(mask: np.ndarray, scan: Volume, path: str | Path) -> None:
     header["cal_min"], header["cal_max"] = 0, 0
     header.set_slope_inter(1, 0)
     # What else the header of the scan says may be of the patient, or of its intensities.
-    header["descrip"] = header["aux_file"] = header["intent_name"] = b""
+    for field in ("descrip", "aux_file", "intent_name", "db_name", "data_type"):
+        if field in header:
+            header[field] = b""
     header.extensions.clear()
     kind = nibabel.Nifti2Image if isinstance(header, nibabel.Nifti2Header) else nibabel.Nifti1Image
     image = kind(mask, None, header)

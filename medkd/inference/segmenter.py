@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -80,7 +81,8 @@ class Segmenter:
         """Segment one scan of any size, spacing and orientation.
 
         Args:
-            scan: a file (NIfTI, NRRD, MetaImage) or the folder of a DICOM series, or a volume that was read already.
+            scan: a file (NIfTI, NRRD, MetaImage), the folder of a DICOM series, or a volume, see
+                :func:`medkd.data.volume_from_array`.
 
         Raises:
             UserError: the file cannot be used; the sentence names it.
@@ -130,6 +132,8 @@ class Segmenter:
                 yield scan, self(scan)
             except UserError as error:
                 yield scan, error
+            except Exception as error:
+                yield scan, UserError(f"{scan.path} failed inside ({type(error).__name__}: {error}).")
 
     def predict(self, prepared: PreparedScan) -> np.ndarray:
         """The logits ``(C, size, size, Z)`` of a prepared scan."""
@@ -138,13 +142,27 @@ class Segmenter:
 
     def _read(self, scan: str | Path | Volume | Scan) -> Volume:
         if isinstance(scan, Volume):
-            return scan
-        return read_scan(scan.path, scan.series) if isinstance(scan, Scan) else read_scan(scan)
+            volume = scan
+        else:
+            volume = read_scan(scan.path, scan.series) if isinstance(scan, Scan) else read_scan(scan)
+        if volume.modality not in ("", "CT") and self.model.preprocessing.window is not None:
+            raise UserError(f"{volume.path} is {volume.modality} and the model was trained on HU: give CT.")
+        return volume
 
     def _run(self, slices: Iterable[tuple[slice, np.ndarray]]) -> Iterator[tuple[slice, np.ndarray]]:
-        for which, images in slices:
-            if not self.options.flips:
-                yield which, self.backend(images)
-                continue
-            total = sum(np.flip(self.backend(np.ascontiguousarray(np.flip(images, flip))), flip) for flip in FLIPS)
-            yield which, np.asarray(total / len(FLIPS), dtype=np.float32)
+        """The logits of slices that come some at a time; the next are prepared while the network is busy with some."""
+        with ThreadPoolExecutor(1) as lane:
+            under_way: tuple[slice, Future[np.ndarray]] | None = None
+            for which, images in slices:
+                following = which, lane.submit(self._answer, images)
+                if under_way is not None:
+                    yield under_way[0], under_way[1].result()
+                under_way = following
+            if under_way is not None:
+                yield under_way[0], under_way[1].result()
+
+    def _answer(self, images: np.ndarray) -> np.ndarray:
+        if not self.options.flips:
+            return self.backend(images)
+        total = sum(np.flip(self.backend(np.ascontiguousarray(np.flip(images, flip))), flip) for flip in FLIPS)
+        return np.asarray(total / len(FLIPS), dtype=np.float32)

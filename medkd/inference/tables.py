@@ -64,7 +64,13 @@ def write_measurements(rows: Sequence[Row], out: Path) -> None:
         for case in cases:
             for label, figures in case["labels"].items():
                 cells = [*(figures.get(key) for key in FIGURES), *(case[key] for key in RUN)]
-                table.writerow([case["name"], case["scan"], label, *map(_cell, cells)])
+                names = (case["name"], case["scan"], label)
+                table.writerow([*map(_words, names), *map(_cell, cells)])
+
+
+def _words(text: str) -> str:
+    """A name as a spreadsheet shows it, and never as a formula that it computes."""
+    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
 
 
 def _cell(value: object) -> object:

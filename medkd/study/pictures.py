@@ -122,10 +122,7 @@ def _draw(segmenters: Mapping[str, Segmenter], case: Case, caption: str, value: 
     truth = np.asarray(prepared.label == value)
     index = int(truth.sum(axis=(0, 1)).argmax())
     masks = {
-        name: _display(
-            labels_from_logits(torch.from_numpy(segmenter.predict(prepared)[..., index]))[0].numpy() == value
-        )
-        for name, segmenter in segmenters.items()
+        name: _display(_labels(segmenter, prepared, index) == value) for name, segmenter in segmenters.items()
     }
     return Picture(
         case=case.name,

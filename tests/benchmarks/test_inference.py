@@ -42,7 +42,7 @@ def pipelines(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 def test_a_body_keeps_its_size_in_any_number_of_slices(inference, tmp_path, slices):
     facts = inference.draw_scan(tmp_path, 32, slices).facts()
     assert facts["shape"] == [32, 32, slices]
-    assert np.allclose(facts["spacing"], [12.8, 12.8, 250 / slices], atol=1e-3)
+    assert np.allclose(facts["spacing"], [340.8 / 32, 340.8 / 32, 445 / slices], atol=1e-3)
     assert facts["dtype"] == "int16"
     assert facts["voxel_mb"] == 32 * 32 * slices * 2 / 1e6
     whole = inference.draw_scan(tmp_path, 32, 100).facts()

@@ -64,7 +64,14 @@ TREES: dict[str, tuple[list[str], dict[str, str]]] = {
             "sub-02/ses-1/ct/sub-02_ses-1_ct": "sub-02/ses-1/ct/sub-02_ses-1_ct.nii.gz",
         },
     ),
-    "folders that only look like BIDS": (["sub-01/ct.nii.gz"], {"sub-01/ct": "sub-01/ct.nii.gz"}),
+    "folders that only look like BIDS": (
+        ["sub-01/ct/a.nii.gz", "sub-02/b.nii.gz", "patient7/c.nii.gz"],
+        {"patient7/c": "patient7/c.nii.gz", "sub-01/ct/a": "sub-01/ct/a.nii.gz", "sub-02/b": "sub-02/b.nii.gz"},
+    ),
+    "folders of masks": (
+        ["a/ct.nii.gz", "a/segmentations/liver.nii.gz", "labelsTr/a.nii.gz"],
+        {"a/ct": "a/ct.nii.gz"},
+    ),
 }
 
 
@@ -79,6 +86,17 @@ def test_scans_come_in_the_order_of_the_inputs_and_by_name(tmp_path: Path) -> No
     touch(tmp_path, "x/b.nii", "x/a.nii", "c.nii")
     names = [scan.name for scan in find_scans([str(tmp_path / "x"), tmp_path / "c.nii"])]
     assert names == ["x/a", "x/b", "c"]
+
+
+def test_files_of_one_name_are_named_by_their_folders(tmp_path: Path) -> None:
+    touch(tmp_path, "p1/a/ct.nii.gz", "p2/a/ct.nii.gz", "p2/a/other.nii.gz")
+    files = [tmp_path / "p1/a/ct.nii.gz", tmp_path / "p2/a/ct.nii.gz", tmp_path / "p2/a/other.nii.gz"]
+    assert [scan.name for scan in find_scans(files)] == ["p1/a/ct", "p2/a/ct", "other"]
+
+
+def test_a_scan_knows_the_files_of_its_series(tmp_path: Path) -> None:
+    paths = [*write_series(tmp_path / "s" / "a", ct_values()), *write_series(tmp_path / "s" / "b", ct_values())]
+    assert [scan.files for scan in find_scans([tmp_path])] == [tuple(paths[:4]), tuple(paths[4:])]
 
 
 def test_of_several_folders_each_gives_its_name_to_its_scans(tmp_path: Path) -> None:
@@ -195,11 +213,10 @@ def refused(*inputs: Path) -> str:
 
 def test_two_scans_of_one_name_are_refused_with_both_paths(tmp_path: Path) -> None:
     touch(tmp_path, "p1/ct.nii.gz", "p2/ct.nii.gz", "p3/ct.nii.gz", "p3/ct.mha")
-    sentence = refused(tmp_path / "p1/ct.nii.gz", tmp_path / "p2/ct.nii.gz")
-    assert str(tmp_path / "p1/ct.nii.gz") in sentence
-    assert str(tmp_path / "p2/ct.nii.gz") in sentence
+    sentence = refused(tmp_path / "p3")
+    assert str(tmp_path / "p3/ct.nii.gz") in sentence
+    assert str(tmp_path / "p3/ct.mha") in sentence
     assert "both be named 'ct': rename one" in sentence
-    assert "p3/ct.mha" in refused(tmp_path / "p3")
     assert "both be named" in refused(tmp_path / "p1", tmp_path / "p1")
 
 

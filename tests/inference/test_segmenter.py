@@ -14,10 +14,11 @@ import torch
 from torch import nn
 
 import medkd
-from medkd.data import DecathlonTask, Preprocessing, read_image
+from medkd.data import DecathlonTask, Preprocessing, read_image, volume_from_array
 from medkd.engines import SavedModel
 from medkd.inference import Options, Segmenter, evaluate, format_evaluation
 from medkd.inference.backends import TorchBackend
+from tests.data.dicom_series import ct_values, write_series
 
 LABELS = {0: "background", 1: "spleen"}
 ORDERS = [
@@ -75,7 +76,7 @@ def write_scan(path, shape=(60, 50, 7), axcodes="RAS", spacing=(1.5, 1.5, 4.0), 
     image = image.as_reoriented(turn)
     image.header.set_sform(image.affine, code=1)
     image.header.set_qform(image.affine, code=2)
-    image.header["descrip"] = b"John Doe"
+    image.header["descrip"], image.header["db_name"] = b"John Doe", b"DOE^JOHN"
     nibabel.save(image, path)
     return orientations.apply_orientation(mask, turn) > 0
 
@@ -92,7 +93,7 @@ def test_the_mask_is_that_of_the_same_volume_in_any_order_and_obliquely(tmp_path
     np.testing.assert_array_equal(mask.affine, scan.affine)
     for code in ("sform_code", "qform_code", "pixdim", "xyzt_units", "quatern_b", "quatern_c", "quatern_d", "srow_x"):
         np.testing.assert_array_equal(mask.header[code], scan.header[code])
-    assert mask.header["descrip"].item() == b""
+    assert b"john" not in mask.header.binaryblock.lower()
     found = np.asarray(mask.dataobj) == 1
     assert 2 * (found & truth).sum() / (found.sum() + truth.sum()) > 0.97
 
@@ -173,6 +174,66 @@ def test_several_threads_get_what_one_gets(tmp_path):
         thread.join()
     for index in range(4):
         np.testing.assert_array_equal(results[index].mask, model(tmp_path / f"{index}.nii.gz").mask)
+
+
+def test_an_array_is_segmented_as_its_file_is(tmp_path):
+    write_scan(tmp_path / "scan.nii.gz", axcodes="PSL", degrees=8.0)
+    file = read_image(tmp_path / "scan.nii.gz")
+    result = segmenter()(volume_from_array(file.array, file.affine))
+    np.testing.assert_array_equal(result.mask, segmenter()(file).mask)
+    result.save(tmp_path / "mask.nii.gz")
+    np.testing.assert_allclose(nibabel.load(tmp_path / "mask.nii.gz").affine, file.affine, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("array", "affine", "sentence"),
+    [
+        (np.zeros((4, 4)), np.eye(4), "is 2-D"),
+        (np.full((4, 4, 4), np.nan), np.eye(4), "64 NaN"),
+        (np.zeros((4, 4, 4)), np.eye(4), "single value"),
+        (np.arange(64).reshape(4, 4, 4), np.zeros((4, 4)), "cannot be inverted"),
+        (np.arange(64).reshape(4, 4, 4), np.eye(3), "give 4x4"),
+        (np.zeros((4, 4, 4), complex), np.eye(4), "complex128 voxels"),
+    ],
+)
+def test_an_array_that_is_no_scan_is_told(array, affine, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        volume_from_array(array, affine)
+
+
+@pytest.mark.parametrize(("modality", "window", "is_refused"), [("CT", True, 0), ("MR", True, 1), ("MR", False, 0)])
+def test_a_model_of_hounsfield_units_takes_ct_only(modality, window, is_refused, tmp_path):
+    write_series(tmp_path / "series", ct_values(), modality=modality)
+    model = segmenter()
+    if not window:
+        model.model = SavedModel({}, Preprocessing(64, None), LABELS)
+    [(scan, result)] = model.cohort([tmp_path / "series"])
+    assert scan.name == "series" and isinstance(result, ValueError) == bool(is_refused)
+    assert not is_refused or str(result).endswith("is MR and the model was trained on HU: give CT.")
+
+
+class FailsOnce(Threshold):
+    """Breaks at its second scan."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.calls = getattr(self, "calls", 0) + 1
+        if self.calls == 2:
+            raise RuntimeError("out of luck")
+        return super().forward(x)
+
+
+def test_a_cohort_goes_on_after_any_error(tmp_path):
+    for name in "abc":
+        write_scan(tmp_path / f"{name}.nii.gz", shape=(60, 50, 2), parts=())
+    results = [result for _, result in segmenter(network=FailsOnce()).cohort([tmp_path])]
+    assert [isinstance(result, ValueError) for result in results] == [False, True, False]
+    assert str(results[1]) == f"{tmp_path / 'b.nii.gz'} failed inside (RuntimeError: out of luck)."
+
+
+@pytest.mark.parametrize("labels", [{0: "background", 2: "tumour"}, {1: "liver"}, {0: "background"}])
+def test_labels_with_a_gap_are_refused(labels):
+    with pytest.raises(ValueError, match="without a gap"):
+        SavedModel({}, Preprocessing(64), labels)
 
 
 def test_a_mask_has_the_same_bytes_each_time(tmp_path):

@@ -53,6 +53,14 @@ def note(out, *rows: dict, shard=None, masks: bool = True) -> None:
                 (out / each["mask"]).touch()
 
 
+@pytest.mark.parametrize("name", ["=cmd|'/C calc'!A0", "+1", "-1", "@a"])
+def test_a_spreadsheet_computes_no_name(name, tmp_path):
+    write_measurements([row(name, spleen=SPLEEN)], tmp_path)
+    with (tmp_path / "measurements.csv").open(newline="") as stream:
+        assert next(csv.DictReader(stream))["name"] == f"'{name}"
+    assert json.loads((tmp_path / "measurements.json").read_text())[0]["name"] == name
+
+
 def test_every_label_of_every_scan_has_a_row(tmp_path):
     write_measurements([row("b", spleen=SPLEEN, liver=NOTHING), row("a", "failed"), row("c", spleen=NOTHING)], tmp_path)
     assert (tmp_path / "measurements.csv").read_text() == (

@@ -86,11 +86,13 @@ def _fastest(folder: str | Path, file: OnnxFile, device: str | None, threads: in
 
 def _facts(name: str, folder: str | Path, file: OnnxFile, model: SavedModel, threads: int) -> dict[str, Any]:
     """How a backend compares with torch on this machine: remembered, else measured."""
-    entry = f"{name} {_version(PACKAGES[name])}, {threads} threads"
-    known = file.known()
-    if entry not in known:
-        known[entry] = _compare(name, folder, file, model, threads)
-        file.remember(known)
+    entry = f"{name} {_version(PACKAGES[name])}"
+    # Workers that start together wait for the one that measures: times taken side by side would mislead.
+    with file.alone():
+        known = file.known()
+        if entry not in known:
+            known[entry] = _compare(name, folder, file, model, threads)
+            file.remember(known)
     facts: dict[str, Any] = known[entry]
     return facts
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from medkd.data.cache import cache_folder
 from medkd.engines.saved_model import SavedModel, model_folder
 from medkd.errors import UserError
 from medkd.files import atomic_write, write_json
+from medkd.lock import lock
 from medkd.onnx_runtime import import_onnxruntime
 from medkd.run_folder import DESCRIPTION_FILE, WEIGHTS_FILE
 
@@ -19,14 +22,14 @@ ONNX_FILE = "model.onnx"
 
 
 def model_hash(folder: str | Path) -> str:
-    """SHA-256 of a model's description and weights, in hex.
+    """SHA-256 of a model's description and weights, and of the ONNX file beside them if there is one, in hex.
 
     Raises:
         UserError: a file is missing or cannot be read.
     """
     digest = hashlib.sha256()
-    for name in (DESCRIPTION_FILE, WEIGHTS_FILE):
-        file = model_folder(folder) / name
+    files = [model_folder(folder) / name for name in (DESCRIPTION_FILE, WEIGHTS_FILE, ONNX_FILE)]
+    for file in files if files[-1].is_file() else files[:-1]:
         try:
             digest.update(hashlib.sha256(file.read_bytes()).digest())
         except OSError as error:
@@ -71,6 +74,19 @@ class OnnxFile:
                 raise UserError(
                     f"the model of {self._run} cannot be written as ONNX: choose the backend torch."
                 ) from error
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Keep other processes from finding out the same at the same time, where the system can."""
+        try:
+            self._cache.mkdir(parents=True, exist_ok=True)
+            stream = (self._cache / ".lock").open("a")
+        except OSError:
+            yield
+            return
+        with stream:
+            lock(stream, wait=True)
+            yield
 
     def known(self) -> dict[str, Any]:
         """What :meth:`remember` kept of this very file; empty if nothing."""

@@ -10,6 +10,9 @@ import numpy as np
 from medkd.errors import UserError
 from medkd.onnx_runtime import import_onnxruntime
 
+# Slices that stay in the cache of the processor: faster than more, in less memory.
+AT_A_TIME = 2
+
 
 class OnnxBackend:
     """Runs an ONNX file that :func:`medkd.export.onnx.write_onnx` wrote.
@@ -40,5 +43,5 @@ class OnnxBackend:
 
     def __call__(self, slices: np.ndarray) -> np.ndarray:
         """See :class:`~medkd.inference.backends.Backend`."""
-        logits: np.ndarray = self._session.run(["pred"], {"image": slices})[0]
-        return logits
+        parts = (slices[start : start + AT_A_TIME] for start in range(0, len(slices), AT_A_TIME))
+        return np.concatenate([self._session.run(["pred"], {"image": part})[0] for part in parts])

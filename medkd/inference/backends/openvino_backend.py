@@ -33,7 +33,8 @@ class OpenVinoBackend:
             settings["INFERENCE_NUM_THREADS"] = threads
         try:
             model = openvino.Core().read_model(file.read_bytes(), b"")
-            model.reshape([-1, model.input().partial_shape[1], size, size])
+            # One slice at a time stays in the cache of the processor: faster than several, in half of the memory.
+            model.reshape([1, model.input().partial_shape[1], size, size])
             self._model: Any = openvino.compile_model(model, "CPU", settings)
         except Exception as error:  # It has no common class for its errors.
             raise UserError(f"{file} cannot be run by OpenVINO: remove it, so that it is made anew.") from error
@@ -41,9 +42,8 @@ class OpenVinoBackend:
     def __call__(self, slices: np.ndarray) -> np.ndarray:
         """See :class:`~medkd.inference.backends.Backend`."""
         # A request belongs to one thread; making one takes microseconds.
-        result = self._model.create_infer_request().infer([slices])
-        logits: np.ndarray = result[0]
-        return logits
+        request = self._model.create_infer_request()
+        return np.concatenate([request.infer([one[None]])[0] for one in slices])
 
 
 def _openvino() -> Any:

@@ -11,6 +11,9 @@ from torch import nn
 from medkd.errors import UserError
 from medkd.networks.layout import channels_last
 
+# Slices that stay in the cache of the processor: faster than more, in less memory. A GPU gets all at once.
+AT_A_TIME = 2
+
 
 class TorchBackend:
     """Runs a network of PyTorch.
@@ -49,8 +52,10 @@ class TorchBackend:
             slices: float32.
             arguments: keyword arguments of the network, such as ``reconstruct=True``.
         """
+        at_a_time = AT_A_TIME if self.device.type == "cpu" else len(slices)
+        outputs = []
         with torch.inference_mode():
-            batch = torch.from_numpy(slices).to(self.device, memory_format=torch.channels_last)
-            output = self.network(batch, **arguments)
-        parts = output if isinstance(output, tuple) else (output,)
-        return tuple(part.float().cpu().numpy() for part in parts)
+            for part in torch.from_numpy(slices).split(at_a_time):
+                output = self.network(part.to(self.device, memory_format=torch.channels_last), **arguments)
+                outputs.append(output if isinstance(output, tuple) else (output,))
+        return tuple(torch.cat(parts).float().cpu().numpy() for parts in zip(*outputs, strict=True))

@@ -126,20 +126,18 @@ def test_what_was_found_out_is_remembered(make_run, comparisons):
     assert sorted(comparisons) == ["onnx", "openvino"]
 
 
-@pytest.mark.parametrize("change", ["weights", "onnx file", "threads", "version", "memory"])
+@pytest.mark.parametrize("change", ["weights", "onnx file", "version", "memory"])
 def test_what_has_changed_is_found_out_anew(change, make_run, comparisons, empty_cache, monkeypatch):
     run = make_run()
     create(run)
     comparisons.clear()
-    threads, expected = 1, ["onnx", "openvino"]
+    expected = ["onnx", "openvino"]
     if change == "weights":
         run = make_run(seed=1)
     elif change == "onnx file":
         file = OnnxFile(run, model_hash(run)).path
         # A field that ONNX does not know, with nothing in it.
         file.write_bytes(file.read_bytes() + b"\xfa\x7f\x00")
-    elif change == "threads":
-        threads = 2
     elif change == "version":
         version = choose.version
         monkeypatch.setattr(choose, "version", lambda package: "99" if package == "openvino" else version(package))
@@ -147,7 +145,7 @@ def test_what_has_changed_is_found_out_anew(change, make_run, comparisons, empty
     else:
         for memory in empty_cache.rglob("backends-*.json"):
             memory.write_text("{")
-    create(run, threads=threads)
+    create(run)
     assert sorted(comparisons) == expected
 
 

@@ -67,7 +67,7 @@ def test_a_command_that_is_told_to_end_writes_its_tables(sent, code, model, tmp_
     with (out / "measurements.csv").open(newline="") as stream:
         named = {row["name"] for row in csv.DictReader(stream)}
     assert named == {path.name.removesuffix("_seg.nii.gz") for path in out.glob("*_seg.nii.gz")}
-    assert 2 <= len(named) < 60 and (out / "report.html").is_file()
+    assert 1 <= len(named) < 60 and (out / "report.html").is_file()
 
 
 def test_that_nobody_reads_it_does_not_end_it(model, tmp_path):

@@ -25,6 +25,7 @@ HEADER_BYTES = 352  # of NIfTI-1 with the flag of its extensions; NIfTI-2 has mo
 LARGEST_HEADER = 1 << 26
 LARGEST_RATIO = 1032  # of what DEFLATE can compress
 CHUNK = 1 << 20
+UNITS_BESIDE_MM = {1: "metres", 3: "micrometres"}  # of xyzt_units; those that say none have mm
 # Image and label often come from different writers; their affines then differ by float32 rounding.
 AFFINE_TOLERANCE = 1e-3
 # Labels stored with a NIfTI scale factor come back as 0.99999994 instead of 1.
@@ -183,8 +184,8 @@ def _read_header(stream: BufferedIOBase, path: Path) -> tuple[Nifti1Header, int]
     if dtype.kind not in "iuf":
         raise UserError(f"{path} holds {_type_name(dtype)} voxels: give one number per voxel, a grey image or a label.")
     check_affine(affine, path)
-    if (unit := header.get_xyzt_units()[0]) in ("meter", "micron"):
-        raise UserError(f"{path} gives its voxel sizes in {unit}s: convert them to mm.")
+    if unit := UNITS_BESIDE_MM.get(int(header["xyzt_units"]) % 8):
+        raise UserError(f"{path} gives its voxel sizes in {unit}: convert them to mm.")
     if not (header["sform_code"] or header["qform_code"]) and (as_stored["pixdim"][1:4] == 0).any():
         raise UserError(f"{path} has a voxel size of 0, so no volume can be told: correct its pixdim.")
     if len(block) > offset:  # Only a header that lies about its offset: the voxels cannot begin inside it.

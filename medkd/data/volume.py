@@ -135,7 +135,8 @@ def format_shape(shape: tuple[int, ...]) -> str:
 
 def _invertible(affine: np.ndarray) -> bool:
     # Relative to the voxel sizes, so that small voxels do not look singular.
-    sizes = np.linalg.norm(affine[:3, :3], axis=0)
-    if not np.isfinite(affine).all() or (sizes == 0).any():
+    with np.errstate(over="ignore"):
+        sizes = np.linalg.norm(affine[:3, :3], axis=0)
+    if not np.isfinite(sizes).all() or not np.isfinite(affine).all() or (sizes == 0).any():
         return False
     return bool(abs(np.linalg.det(affine[:3, :3] / sizes)) > 1e-6)

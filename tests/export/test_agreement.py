@@ -28,7 +28,7 @@ def brighter_than(value: float):
 
 def slices_of(task: DecathlonTask, count: int) -> np.ndarray:
     """Every slice of the first cases, straight from the pre-processing."""
-    prepared = [model(BINARY).preprocessing.apply(read_image(case.image)).image[0].numpy() for case in task.cases]
+    prepared = [model(BINARY).preprocessing.apply(read_image(case.image)).image for case in task.cases]
     return np.concatenate(prepared[:count], axis=2)
 
 

@@ -145,7 +145,7 @@ def test_every_scan_has_its_row_its_mask_and_its_place_in_the_tables(pretended, 
     [
         ("user", "user.nii.gz is not what we want: give another."),
         ("memory", "{path} needs more memory than there is: give fewer --workers."),
-        ("inside", "{path} failed inside (ZeroDivisionError: a)."),
+        ("inside", "{path} failed inside (ZeroDivisionError: a): MEDKD_DEBUG=1 shows where."),
         ("nan", "{path} failed inside (ValueError: Out of range float values are not JSON compliant{rest}"),
     ],
 )

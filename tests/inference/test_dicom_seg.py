@@ -326,7 +326,7 @@ def test_a_mask_of_another_grid_is_refused(tmp_path: Path) -> None:
 def test_without_highdicom_the_user_is_told_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     scan = write_series(tmp_path / "series")
     monkeypatch.setitem(sys.modules, "highdicom", None)
-    with pytest.raises(UserError, match=r"pip install medkd\[dicom\]"):
+    with pytest.raises(UserError, match=r"pip install 'medkd\[dicom\]'"):
         write_dicom_seg(blocks(), scan, {1: "spleen", 4: "liver"}, tmp_path / "o.dcm", "m")
 
 

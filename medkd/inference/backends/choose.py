@@ -34,7 +34,7 @@ def create_backend(
         name: one of :data:`BACKENDS`, or ``auto``: torch where there is a GPU, else the fastest that is installed and
             whose logits agree with those of torch. That is found out on first use and remembered.
         device: of torch, such as ``cuda:1``; the others run on the processor.
-        threads: of the processor; all that the process may use by default.
+        threads: of the processor; by default all that the process may use, with torch as many as it uses already.
 
     Raises:
         UserError: it is not known or not installed, disagrees with torch, or the model cannot be used.
@@ -46,7 +46,6 @@ def create_backend(
     on_processor = device in (None, "cpu")
     if not on_processor and name not in (AUTO, "torch"):
         raise UserError(f"{name} runs on the processor, not on {device}: choose the backend torch.")
-    threads = threads or usable_cores()
     if name == "torch" or not on_processor or (name == AUTO and device is None and _has_gpu()):
         return _torch(folder, device, threads)
     file = OnnxFile(folder, key)
@@ -66,7 +65,7 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _fastest(folder: str | Path, file: OnnxFile, device: str | None, threads: int) -> Backend:
+def _fastest(folder: str | Path, file: OnnxFile, device: str | None, threads: int | None) -> Backend:
     names = [name for name, package in PACKAGES.items() if importlib.util.find_spec(package)]
     model = SavedModel.read(folder)
     if not names or model.network.get("spatial_dims", 2) != 2:
@@ -84,7 +83,7 @@ def _fastest(folder: str | Path, file: OnnxFile, device: str | None, threads: in
     return _on_processor(best, file, model, threads)
 
 
-def _facts(name: str, folder: str | Path, file: OnnxFile, model: SavedModel, threads: int) -> dict[str, Any]:
+def _facts(name: str, folder: str | Path, file: OnnxFile, model: SavedModel, threads: int | None) -> dict[str, Any]:
     """How a backend compares with torch on this machine: remembered, else measured."""
     entry = f"{name} {_version(PACKAGES[name])}"
     # Workers that start together wait for the one that measures: times taken side by side would mislead.
@@ -97,7 +96,7 @@ def _facts(name: str, folder: str | Path, file: OnnxFile, model: SavedModel, thr
     return facts
 
 
-def _compare(name: str, folder: str | Path, file: OnnxFile, model: SavedModel, threads: int) -> dict[str, Any]:
+def _compare(name: str, folder: str | Path, file: OnnxFile, model: SavedModel, threads: int | None) -> dict[str, Any]:
     preprocessing = model.preprocessing
     shape = (TRIAL_SLICES, preprocessing.in_channels, preprocessing.size, preprocessing.size)
     slices = np.random.default_rng(0).random(shape, np.float32)
@@ -123,13 +122,15 @@ def _trial(backend: Backend, slices: np.ndarray) -> tuple[np.ndarray, float]:
     return logits, min(seconds) / len(slices)
 
 
-def _torch(folder: str | Path, device: str | None, threads: int) -> Backend:
+def _torch(folder: str | Path, device: str | None, threads: int | None) -> Backend:
     from medkd.inference.backends.torch_backend import TorchBackend
 
     return TorchBackend(SavedModel.read(folder).load_network(folder), device, threads)
 
 
-def _on_processor(name: str, file: OnnxFile, model: SavedModel, threads: int) -> Backend:
+def _on_processor(name: str, file: OnnxFile, model: SavedModel, threads: int | None) -> Backend:
+    # torch keeps the number that its process has; these have none until they are told.
+    threads = threads or usable_cores()
     if name == "openvino":
         from medkd.inference.backends.openvino_backend import OpenVinoBackend
 

@@ -8,3 +8,8 @@ class UserError(ValueError):
 
     The command line prints the sentence and exits with code 2; from Python it is a ``ValueError``.
     """
+
+
+def first_line(error: BaseException | str) -> str:
+    """What an exception says, short enough for a sentence."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

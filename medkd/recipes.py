@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from medkd.bundle import bundle_folder
-from medkd.errors import UserError
+from medkd.errors import UserError, first_line
 from medkd.files import read_yaml, write_json
 from medkd.methods import method_file
 from medkd.run_folder import CHECKPOINT_FILE, RECIPE_FILE
@@ -156,5 +156,5 @@ def _explain(error: Exception, options: Sequence[str]) -> Exception:
             return link
     if len(chain) == 1 and not isinstance(error, ImportError):
         return error
-    reason = (str(chain[-1]).strip().splitlines() or [type(chain[-1]).__name__])[0].rstrip(".")
+    reason = first_line(chain[-1])
     return UserError(f"the recipe cannot be built ({reason}): check the options {', '.join(options) or 'it has'}.")

@@ -13,6 +13,7 @@ from medkd.data.dicom_geometry import arrange
 from medkd.data.dicom_header import DamagedFile, OtherObject, SliceHeader, read_header
 from medkd.data.dicom_pixels import read_pixels
 from medkd.data.folders import files_below
+from medkd.data.raw_image import damaged
 from medkd.data.volume import Volume, checked_image, nifti_header
 from medkd.errors import UserError
 
@@ -97,7 +98,7 @@ def read_series(folder: str | Path, uid: str | None = None) -> Volume:
     homes = {one.path.parent for one in series.slices}
     for path, damage in content.damaged.items():
         if path.parent in homes:
-            raise _damaged(path, damage.reason)
+            raise damaged(path, damage.reason)
     where = f"{folder} (series {series.uid})" if len(content.series) > 1 else str(folder)
     slices, affine = arrange(series.slices, where, folder)
     array = _read_voxels(slices)
@@ -120,7 +121,7 @@ def _choose(content: FolderContent, folder: Path, uid: str | None) -> Series:
         raise UserError(f"{folder} holds no DICOM series {uid}: it holds {content.series[0].uid}.")
     for path, damage in content.damaged.items():
         if damage.is_dicom:
-            raise _damaged(path, damage.reason)
+            raise damaged(path, damage.reason)
     seen = f" (it holds {', '.join(sorted(content.others))})" if content.others else ""
     raise UserError(f"{folder} holds no DICOM series of CT, MR or PET slices{seen}: give the folder of the scan.")
 
@@ -154,9 +155,5 @@ def _rescale(one: SliceHeader) -> tuple[float, float]:
             "with it."
         )
     if slope == 0 or not np.isfinite([slope, intercept]).all():
-        raise _damaged(one.path, f"RescaleSlope {slope:g}, RescaleIntercept {intercept:g}")
+        raise damaged(one.path, f"RescaleSlope {slope:g}, RescaleIntercept {intercept:g}")
     return slope, intercept
-
-
-def _damaged(path: Path, reason: str) -> UserError:
-    return UserError(f"{path} is cut off or damaged ({reason}): copy or export it again.")

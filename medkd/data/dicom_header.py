@@ -24,6 +24,8 @@ from pydicom.uid import (
     PositronEmissionTomographyImageStorage,
 )
 
+from medkd.errors import first_line
+
 # By modality, which says it where a file was made anonymous down to its class.
 SLICE_CLASSES = {"CT": CTImageStorage, "MR": MRImageStorage, "PT": PositronEmissionTomographyImageStorage}
 MULTI_FRAME_CLASSES = {
@@ -199,8 +201,3 @@ def _numbers(dataset: Dataset, tag: str, count: int) -> tuple[float, ...] | None
 def _one_line(text: str) -> str:
     # Sentences name it, whatever bytes a damaged file has there.
     return " ".join(text.split())
-
-
-def first_line(error: BaseException) -> str:
-    """What an exception says, short enough for a sentence."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

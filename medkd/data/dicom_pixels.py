@@ -20,8 +20,8 @@ from typing import IO
 import numpy as np
 from pydicom import dcmread
 
-from medkd.data.dicom_header import SliceHeader, first_line
-from medkd.errors import UserError
+from medkd.data.dicom_header import SliceHeader
+from medkd.errors import UserError, first_line
 
 LENGTH = struct.Struct("<q")  # goes before each array on its way between the processes
 

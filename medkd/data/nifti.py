@@ -18,7 +18,7 @@ from nibabel.volumeutils import apply_read_scaling
 from nibabel.wrapstruct import WrapStructError
 
 from medkd.data.volume import Volume, check_affine, check_shape, checked_image, format_shape
-from medkd.errors import UserError
+from medkd.errors import UserError, first_line
 
 GZIP_MAGIC = b"\x1f\x8b"
 HEADER_BYTES = 352  # of NIfTI-1 with the flag of its extensions; NIfTI-2 has more
@@ -219,8 +219,7 @@ def _scaled(stored: np.ndarray, header: Nifti1Header) -> np.ndarray:
 
 
 def _damaged(path: Path, error: Exception | str) -> UserError:
-    reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
-    return UserError(f"{path} is cut off or damaged ({reason}): copy or download it again.")
+    return UserError(f"{path} is cut off or damaged ({first_line(error)}): copy or download it again.")
 
 
 def _type_name(dtype: np.dtype) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from medkd.data.decathlon import DecathlonTask, read_labels
-from medkd.errors import UserError
+from medkd.errors import UserError, first_line
 from medkd.files import unwritable
 
 
@@ -80,7 +80,7 @@ def download_task(name: str, root: str | Path) -> Path:
         if not isinstance(error, Exception):
             raise
         # MONAI wraps a failed connection in a bare Exception, so there is no narrower type to ask for.
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+        reason = first_line(error)
         raise UserError(
             f"{name} could not be downloaded ({reason}): check the network, or unpack {name}.tar into {root} yourself."
         ) from error

@@ -14,7 +14,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from medkd.errors import UserError
+from medkd.errors import UserError, first_line
 
 LARGEST_RATIO = 1032  # of what DEFLATE can compress
 CHUNK = 1 << 20
@@ -151,8 +151,7 @@ def numbers(path: Path, field: str, text: str, count: int) -> np.ndarray:
 
 def damaged(path: Path, reason: Exception | str) -> UserError:
     """The sentence for a file that contradicts itself."""
-    text = (str(reason).strip().splitlines() or [type(reason).__name__])[0].rstrip(".")
-    return UserError(f"{path} is cut off or damaged ({text}): copy or export it again.")
+    return UserError(f"{path} is cut off or damaged ({first_line(reason)}): copy or export it again.")
 
 
 def unreadable(path: Path, error: OSError) -> UserError:

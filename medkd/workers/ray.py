@@ -8,7 +8,7 @@ import socket
 from collections.abc import Callable
 from typing import Any, Generic
 
-from medkd.errors import UserError
+from medkd.errors import UserError, first_line
 from medkd.workers.protocol import Died, Result, Task
 
 
@@ -41,7 +41,7 @@ class RayWorkers(Generic[Task, Result]):
                 _knock(address)
                 ray.init(address or None, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
             except (OSError, RuntimeError, ValueError) as error:
-                reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+                reason = first_line(error)
                 where = address or "this machine"
                 raise UserError(f"no Ray cluster answers at {where} ({reason}): check the address.") from error
         resources = ray.cluster_resources()

@@ -186,6 +186,11 @@ class DecathlonTask:
             student = _natural(_shuffled(train, seed)[:count])
         return Split(train, student, val, test)
 
+    def without_labels(self, split: Split) -> list[Case]:
+        """What a student may learn from without labels: training cases outside its share, and the unlabelled ones."""
+        others = [name for name in split.train if name not in split.student]
+        return [case.without_label() for case in self.select(others)] + self.unlabelled
+
     def part(self, part: str, seed: int = 0, file: str | Path | None = None) -> list[Case]:
         """The cases of one part of :meth:`split`.
 

@@ -1,6 +1,7 @@
 from .cached_teacher import CachedTeacher
 from .distillation import DistillationTrainer
 from .frozen_teacher import FrozenTeacher
+from .label_volumes import label_volumes
 from .multitask import PrepareMultiTaskBatch
 from .precision import AutocastInferer, mixed_precision_pays
 from .saved_model import (
@@ -26,6 +27,7 @@ __all__ = [
     "SavedModel",
     "TeacherCache",
     "find_tap",
+    "label_volumes",
     "learning_rate_schedule",
     "load_model",
     "load_teacher",

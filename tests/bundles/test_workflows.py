@@ -79,6 +79,22 @@ def test_distilling_with_both_bundles(bundle, teacher, phantoms, small, tmp_path
     assert tags(tmp_path) >= {"epoch_loss", "epoch_pmd", "epoch_bottleneck", "val_dice"}
 
 
+def test_a_student_learns_from_volumes_that_only_the_teacher_has_labelled(teacher, phantoms, small, tmp_path):
+    labelled, taught = (
+        run(
+            bundle_folder(STUDENT), "distill", teacher_run=str(teacher), dataset_dir=str(phantoms),
+            output_dir=str(tmp_path / str(unlabelled)), unlabelled=unlabelled, **small,
+        ).parser.get_parsed_content("train::dataset")
+        for unlabelled in (False, True)
+    )  # fmt: skip
+    task = DecathlonTask.load(phantoms)
+    student = [case.name for case in task.select(task.split().student)]
+    assert [volume.name for volume in labelled.volumes] == student
+    added = taught.volumes[len(student) :]
+    assert [volume.name for volume in added] == [case.name for case in task.without_labels(task.split())] != []
+    assert all(volume.label.shape == volume.image.shape for volume in added)
+
+
 @pytest.mark.parametrize("configs", [("evaluate",), ("train", "evaluate")])
 def test_evaluating_gives_the_dice_of_medkd_evaluate(configs, bundle, trained, phantoms, tmp_path):
     models = trained / "models"

@@ -6,6 +6,7 @@ import json
 import os
 import random
 import tarfile
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -239,6 +240,14 @@ def test_split_file_given_by_name_comes_first(tmp_path: Path) -> None:
     assert task.split(file=other) == Split(["spleen_2"], ["spleen_2"], ["spleen_5"], ["spleen_6"])
     with pytest.raises(UserError, match=r"nowhere\.json is missing"):
         task.split(file=tmp_path / "nowhere.json")
+
+
+def test_cases_to_learn_from_without_labels(tmp_path: Path) -> None:
+    task = DecathlonTask.load(make_task(tmp_path, numbered(10)))
+    (tmp_path / "splits.json").write_text(json.dumps(GIVEN), encoding="utf-8")
+    new = Case("new_1", tmp_path / "imagesTs" / "new_1.nii.gz", None)
+    cases = replace(task, unlabelled=[new]).without_labels(task.split())
+    assert [(case.name, case.label) for case in cases] == [("spleen_3", None), ("spleen_10", None), ("new_1", None)]
 
 
 def test_the_cases_of_a_part(tmp_path: Path) -> None:

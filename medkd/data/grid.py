@@ -19,18 +19,20 @@ from nibabel.orientations import io_orientation
 class SliceGrid:
     """How the axial slices of a scan lie in the square that a network sees.
 
-    The scan is taken in RAS order, to the nearest axes where it is oblique. The longer side of the field of view in mm
-    is resized to the side of the square, the shorter one in proportion and padded on both sides.
+    The scan is taken in RAS order, to the nearest axes where it is oblique. The longer side of what is seen in mm is
+    resized to the side of the square, the shorter one in proportion and padded on both sides.
 
     Attributes:
         shape: ``(X, Y, Z)`` of the scan as stored.
         affine: of the scan, 4x4.
         size: side of the square.
+        box: the part of the plane that is seen, along the RAS axes x and y; all of it by default.
     """
 
     shape: tuple[int, ...]
     affine: np.ndarray
     size: int
+    box: tuple[slice, slice] = (slice(None), slice(None))
 
     @cached_property
     def _axes(self) -> tuple[list[int], list[int]]:
@@ -44,20 +46,31 @@ class SliceGrid:
         axes, directions = self._axes
         return array.transpose(axes)[tuple(slice(None, None, direction) for direction in directions)]
 
+    def seen(self, array: np.ndarray) -> np.ndarray:
+        """A view of the part of a stored array ``(X, Y, Z)`` that is seen, in RAS order."""
+        return self.to_ras(array)[self.box]
+
     @property
     def count(self) -> int:
         """How many axial slices there are."""
-        return self._ras_shape[2]
+        return self.shape[self._axes[0][2]]
 
-    @property
-    def _ras_shape(self) -> tuple[int, ...]:
-        return tuple(self.shape[axis] for axis in self._axes[0])
+    @cached_property
+    def _sides(self) -> tuple[int, int]:
+        """The matrix of a slice, of what is seen."""
+        x, y = (len(range(self.shape[axis])[part]) for axis, part in zip(self._axes[0], self.box, strict=False))
+        return x, y
+
+    @cached_property
+    def spacing(self) -> tuple[float, float, float]:
+        """Voxel size in mm along the RAS axes."""
+        x, y, z = (float(size) for size in voxel_sizes(self.affine)[self._axes[0]])
+        return x, y, z
 
     @cached_property
     def inside(self) -> tuple[int, int]:
         """The matrix that holds a slice inside the square, from its extent in millimetres."""
-        spacing = voxel_sizes(self.affine)[self._axes[0]]
-        width, height = (n * float(mm) for n, mm in zip(self._ras_shape[:2], spacing[:2], strict=True))
+        width, height = (n * mm for n, mm in zip(self._sides, self.spacing[:2], strict=True))
         x, y = (max(1, round(self.size * side / max(width, height))) for side in (width, height))
         return x, y
 
@@ -69,7 +82,7 @@ class SliceGrid:
 
     @cached_property
     def _into(self) -> tuple[np.ndarray, np.ndarray]:
-        sides = list(zip(self._ras_shape[:2], self.inside, strict=True))
+        sides = list(zip(self._sides, self.inside, strict=True))
         # Cells are averaged where slices shrink, so that nothing is missed.
         weights = _area if all(target <= source for source, target in sides) else _linear
         x, y = (weights(source, target) for source, target in sides)
@@ -77,7 +90,7 @@ class SliceGrid:
 
     @cached_property
     def _back(self) -> tuple[np.ndarray, np.ndarray]:
-        x, y = (_linear(side, n) for side, n in zip(self.inside, self._ras_shape[:2], strict=True))
+        x, y = (_linear(side, n) for side, n in zip(self.inside, self._sides, strict=True))
         return x, y
 
     def to_square(self, slices: np.ndarray) -> np.ndarray:
@@ -91,17 +104,20 @@ class SliceGrid:
         square = np.zeros((len(slices), self.size, self.size), slices.dtype)
         x, y = (
             np.minimum(((np.arange(side) + 0.5) * n / side).astype(int), n - 1)
-            for side, n in zip(self.inside, self._ras_shape[:2], strict=True)
+            for side, n in zip(self.inside, self._sides, strict=True)
         )
         square[self._inside_box] = slices[:, x[:, None], y]
         return square
 
     def to_scan(self, maps: np.ndarray) -> np.ndarray:
-        """Bring maps ``(C, size, size, Z)`` to the stored grid, ``(C, X, Y, Z)`` float32, linearly in the slice."""
-        result = np.empty((len(maps), *self.shape), np.float32)
+        """Bring maps ``(C, size, size, Z)`` to the stored grid, ``(C, X, Y, Z)`` float32, linearly in the slice.
+
+        What is not seen is 0.
+        """
+        result = np.zeros((len(maps), *self.shape), np.float32)
         for channel, part in zip(result, maps, strict=True):
             for index, plane in enumerate(np.moveaxis(part, 2, 0)):
-                self.to_ras(channel)[:, :, index] = _resample(plane[None][self._inside_box], *self._back)[0]
+                self.seen(channel)[:, :, index] = _resample(plane[None][self._inside_box], *self._back)[0]
         return result
 
     def label_slices(self, mask: np.ndarray, which: slice, logits: np.ndarray) -> None:
@@ -116,7 +132,7 @@ class SliceGrid:
             logits: ``(B, C, size, size)``; one channel says foreground above 0, more are classes, background first.
         """
         _, inside_x, inside_y = self._inside_box
-        target = self.to_ras(mask)[:, :, which]
+        target = self.seen(mask)[:, :, which]
         for index, part in enumerate(logits[:, :, inside_x, inside_y]):
             self._label_slice(target[:, :, index], part)
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from medkd.data.body import body_box
 from medkd.data.grid import SliceGrid
 from medkd.data.volume import Volume
 from medkd.errors import UserError
@@ -18,6 +19,9 @@ from medkd.errors import UserError
 PERCENTILES = "percentiles"
 # How many channels a slice has for a network, by how they are made.
 CHANNELS = {"neighbours": 3, "replicated": 3, "single": 1}
+FIELDS_OF_VIEW = ("scan", "body")
+# The share of the window above which nothing is air.
+AIR = 0.02
 
 
 # As many slices as the processor's cache holds a few of.
@@ -64,6 +68,8 @@ class Preprocessing:
             fixed unit, takes the 0.5th and the 99.5th percentile of each scan.
         channels: ``neighbours`` stacks the slice below, the slice and the slice above; ``replicated`` repeats the slice
             three times, as MTMS-KD publishes; ``single`` is the slice alone, for networks that take one channel.
+        field_of_view: ``scan`` shows all of a slice; ``body`` what :func:`~medkd.data.body.body_box` finds, so that a
+            patient fills the square whatever the field of view.
 
     Raises:
         UserError: a value that makes no sense.
@@ -72,6 +78,7 @@ class Preprocessing:
     size: int = 256
     window: tuple[float, float] | None = (-125.0, 275.0)
     channels: str = "neighbours"
+    field_of_view: str = "scan"
 
     def __post_init__(self) -> None:
         if self.size < 16:
@@ -86,6 +93,8 @@ class Preprocessing:
             object.__setattr__(self, "window", (float(self.window[0]), float(self.window[1])))
         if self.channels not in CHANNELS:
             raise UserError(f"channels {self.channels!r} is not known: choose {', '.join(CHANNELS)}.")
+        if self.field_of_view not in FIELDS_OF_VIEW:
+            raise UserError(f"field_of_view {self.field_of_view!r} is not known: choose {', '.join(FIELDS_OF_VIEW)}.")
 
     @property
     def in_channels(self) -> int:
@@ -108,7 +117,9 @@ class Preprocessing:
 
     def key(self) -> str:
         """A short hash of everything that changes the stored slices (how they are stacked does not)."""
-        content = {"size": self.size, "window": self.window and list(self.window), "version": 1}
+        content: dict[str, Any] = {"size": self.size, "window": self.window and list(self.window), "version": 1}
+        if self.field_of_view != "scan":
+            content["field_of_view"] = self.field_of_view
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
 
     def apply(self, image: Volume, label: Volume | None = None) -> PreparedScan:
@@ -124,14 +135,19 @@ class Preprocessing:
         grid = self.grid(image)
         prepared_label = None
         if label is not None:
-            labels = grid.nearest_to_square(np.moveaxis(grid.to_ras(label.array), 2, 0))
+            labels = grid.nearest_to_square(np.moveaxis(grid.seen(label.array), 2, 0))
             prepared_label = np.moveaxis(labels, 0, 2)
         slices = np.concatenate([part for _, part in self.slices(image, grid)])
         return PreparedScan(np.moveaxis(slices, 0, 2), prepared_label, grid)
 
     def grid(self, image: Volume) -> SliceGrid:
         """Where the slices of a scan lie."""
-        return SliceGrid(image.array.shape, image.affine, self.size)
+        grid = SliceGrid(image.array.shape, image.affine, self.size)
+        if self.field_of_view == "scan":
+            return grid
+        low, high = self.window or _own_window(image.array)
+        box = body_box(grid.to_ras(image.array), grid.spacing, low + AIR * (high - low))
+        return SliceGrid(image.array.shape, image.affine, self.size, box)
 
     def slices(self, image: Volume, grid: SliceGrid) -> Iterator[tuple[slice, np.ndarray]]:
         """The slices of a scan from feet to head, some at a time, as :meth:`apply` prepares them.
@@ -139,7 +155,7 @@ class Preprocessing:
         Yields:
             Which they are, and ``(B, size, size)`` float32.
         """
-        scan = np.moveaxis(grid.to_ras(image.array), 2, 0)
+        scan = np.moveaxis(grid.seen(image.array), 2, 0)
         low, high = self.window or _own_window(image.array)
         for start in range(0, len(scan), SLICES_AT_A_TIME):
             part = scan[start : start + SLICES_AT_A_TIME].astype(np.float32)

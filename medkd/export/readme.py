@@ -35,7 +35,8 @@ Exported by medkd from a trained model. It is research software and no medical d
 ## Model
 
 - Network: `{definition}`, {parameters:,} parameters. It sees a scan slice by slice and gives logits.
-- Pre-processing: axial slices in RAS order, resized and padded to {size} x {size}; {window}; {channels}.
+- Pre-processing: axial slices in RAS order, {cut}resized and padded to {size} x {size}; {window};
+  {channels}.
 - Labels: {labels}.
 - Training: {training}
 - Export: compared with the trained network on real slices. {agreement}.
@@ -104,6 +105,7 @@ def readme(
         organs=organs(model),
         definition=json.dumps(model.network),
         parameters=parameters,
+        cut="cut to the box around the body, " if preprocessing.field_of_view == "body" else "",
         size=size,
         window=window,
         channels=CHANNEL_NAMES[preprocessing.channels],

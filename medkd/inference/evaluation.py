@@ -86,7 +86,8 @@ def _evaluate_case(
     counted: Any = slice(None)
     if slices is not None:
         counted = slices(case.name, logits.shape[3])
-        on_scan = _on_scan_grid(counted, prepared)
+        on_scan = np.zeros(mask.shape, bool)
+        prepared.grid.to_ras(on_scan)[:, :, counted] = True
         mask, true_mask = mask[on_scan], true_mask[on_scan]
         thesis_mask, prepared_truth = thesis_mask[..., counted], prepared_truth[..., counted]
     row: dict[str, Any] = {"name": case.name, "labels": {}}
@@ -117,12 +118,6 @@ def _predict(backend: TorchBackend, segmenter: Segmenter, prepared: PreparedScan
         np.moveaxis(np.concatenate([output[index] for output in outputs]), 0, 3) for index in range(2)
     )
     return logits, reconstruction
-
-
-def _on_scan_grid(slices: np.ndarray, prepared: PreparedScan) -> np.ndarray:
-    """The voxels ``(X, Y, Z)`` of a scan that lie on some of its axial slices, by the way every prediction takes."""
-    everywhere = np.broadcast_to(slices.astype(np.float32), (1, *prepared.image.shape))
-    return prepared.to_scan_grid(everywhere)[0] > 0.5
 
 
 def _over_volumes(rows: list[dict[str, Any]], summary: Any) -> dict[str, dict[str, float]]:

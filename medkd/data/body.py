@@ -1,0 +1,69 @@
+"""Where the body lies in a scan, so that its slices look alike whatever the field of view."""
+
+from __future__ import annotations
+
+import cc3d
+import numpy as np
+
+# Looked for on a coarse grid: fine enough for a margin of a few millimetres, coarse enough to lose the table.
+PIXEL_MM, SLICE_MM = 4.0, 8.0
+# Of the slices that show the body, this share must reach as far, so that a hand on one slice does not count.
+SHARE = 0.2
+
+
+def body_box(scan: np.ndarray, spacing: tuple[float, float, float], level: float) -> tuple[slice, slice]:
+    """The smallest box around the body in the axial plane, the same for all slices.
+
+    The body is the largest piece that is brighter than a level, without what is thinner than about 10 mm, such as the
+    table and clothes. An arm that touches the body belongs to it.
+
+    Args:
+        scan: ``(X, Y, Z)`` in RAS order.
+        spacing: voxel size in mm.
+        level: what is brighter than air, in the unit of the scan.
+
+    Returns:
+        Its range along x and y; all of the plane where nothing is found.
+    """
+    steps = [max(1, round(PIXEL_MM / spacing[0])), max(1, round(PIXEL_MM / spacing[1]))]
+    body = _opened(_coarse(scan[:, :, :: max(1, round(SLICE_MM / spacing[2]))], steps) > level)
+    if not body.any():
+        return slice(0, scan.shape[0]), slice(0, scan.shape[1])
+    body = cc3d.largest_k(body, k=1, connectivity=6) > 0
+    body = body[:, :, body.any(axis=(0, 1))]
+    x, y = (
+        _range(body.any(axis=1 - axis).mean(axis=1) >= SHARE, step, scan.shape[axis]) for axis, step in enumerate(steps)
+    )
+    return x, y
+
+
+def _coarse(scan: np.ndarray, steps: list[int]) -> np.ndarray:
+    """Means over rectangles of pixels, those at the far ends narrower."""
+    total: np.ndarray = scan.astype(np.float32)
+    for axis, step in enumerate(steps):
+        starts = np.arange(0, total.shape[axis], step)
+        counts = np.diff(np.append(starts, total.shape[axis])).astype(np.float32)
+        shape = [1, 1, 1]
+        shape[axis] = len(counts)
+        total = np.add.reduceat(total, starts, axis=axis) / counts.reshape(shape)
+    return total
+
+
+def _opened(mask: np.ndarray) -> np.ndarray:
+    """Without what is narrower than three pixels in the plane; beyond its edges everything goes on."""
+    return ~_eroded(~_eroded(mask))
+
+
+def _eroded(mask: np.ndarray) -> np.ndarray:
+    for axis in (0, 1):
+        width = [(1, 1) if axis == other else (0, 0) for other in range(3)]
+        padded = np.pad(mask, width, mode="edge")
+        parts = [padded.take(range(start, start + mask.shape[axis]), axis=axis) for start in range(3)]
+        mask = parts[0] & parts[1] & parts[2]
+    return mask
+
+
+def _range(found: np.ndarray, step: int, count: int) -> slice:
+    """The range of pixels of the coarse ones found."""
+    where = np.flatnonzero(found)
+    return slice(int(where[0]) * step, min((int(where[-1]) + 1) * step, count))

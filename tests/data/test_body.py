@@ -1,0 +1,110 @@
+"""The box around the body, on scans drawn so that it is known."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+
+from medkd.data import Preprocessing, Volume
+from medkd.data.body import body_box
+from medkd.errors import UserError
+
+AIR, FAT, TABLE = -1000.0, -95.0, 300.0
+LEVEL = -117.0  # 2 % above the lower end of the window
+
+
+def drawn(shape=(120, 100, 12), spacing=(3.0, 3.0, 5.0), centre=(60, 50), radii=(35, 20), hu=FAT) -> np.ndarray:
+    """An ellipse of fat in air; lengths in voxels."""
+    x, y = np.ogrid[: shape[0], : shape[1]]
+    inside = ((x - centre[0]) / radii[0]) ** 2 + ((y - centre[1]) / radii[1]) ** 2 <= 1
+    return np.where(inside[..., None], hu, AIR) * np.ones(shape)
+
+
+def table(scan):
+    scan[10:110, 8:10] = TABLE
+
+
+def arms(scan):
+    scan[4:16, 40:60] = 50
+    scan[104:116, 40:60] = 50
+
+
+def hand_on_one_slice(scan):
+    scan[90:118, 45:55, 6] = 50
+
+
+def lungs(scan):
+    scan[35:85, 40:60, 6:] = -850
+
+
+def noise(scan):
+    scan += np.random.default_rng(0).normal(0, 30, scan.shape)
+
+
+def nothing(scan):
+    pass
+
+
+@pytest.mark.parametrize("also", [nothing, table, arms, hand_on_one_slice, lungs, noise])
+@pytest.mark.parametrize("spacing", [(3.0, 3.0, 5.0), (0.8, 0.8, 1.0), (5.0, 2.0, 40.0)])
+def test_the_body_and_nothing_else(also, spacing):
+    scan = drawn()
+    also(scan)
+    x, y = body_box(scan, spacing, LEVEL)
+    steps = [max(1, round(4.0 / mm)) for mm in spacing[:2]]
+    for found, (first, last), step in zip((x, y), ((25, 95), (30, 70)), steps, strict=True):
+        # To the coarse pixel, and what is round loses its outermost tip.
+        assert first - step < found.start <= first + 3 * step, also.__name__
+        assert last - 3 * step < found.stop <= last + 1 + step, also.__name__
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_few_slices_are_enough(count):
+    assert body_box(drawn(shape=(120, 100, count)), (3.0, 3.0, 5.0), LEVEL) == body_box(drawn(), (3.0, 3.0, 5.0), LEVEL)
+
+
+def test_a_body_that_fills_the_plane_and_one_that_is_not_there():
+    whole = (slice(0, 121), slice(0, 99))
+    assert body_box(np.full((121, 99, 4), FAT), (3.0, 3.0, 5.0), LEVEL) == whole
+    assert body_box(np.full((121, 99, 4), AIR), (3.0, 3.0, 5.0), LEVEL) == whole
+    assert body_box(np.full((1, 99, 4), AIR), (3.0, 3.0, 5.0), LEVEL) == (slice(0, 1), slice(0, 99))
+
+
+def volume(scan: np.ndarray, axcodes: str = "RAS") -> Volume:
+    affine = np.diag([3.0, 3.0, 5.0, 1.0])
+    orientations = nibabel.orientations
+    turn = orientations.ornt_transform(orientations.io_orientation(affine), orientations.axcodes2ornt(axcodes))
+    image = nibabel.Nifti1Image(scan, affine).as_reoriented(turn)
+    return Volume(np.asarray(image.dataobj), image.affine, image.header, Path("scan.nii"))
+
+
+@pytest.mark.parametrize("axcodes", ["RAS", "LPS", "SAL", "IRP"])
+def test_a_patient_looks_the_same_in_any_field_of_view(axcodes):
+    preprocessing = Preprocessing(size=48, field_of_view="body")
+    narrow = drawn() + np.random.default_rng(0).uniform(0, 200, (120, 100, 12)) * (drawn() > AIR)
+    organ = (narrow > 40) & (np.arange(12) > 3)
+    pads = ((40, 0), (0, 64), (0, 0))
+    wide, wide_organ = np.pad(narrow, pads, constant_values=AIR), np.pad(organ, pads)
+    expected = preprocessing.apply(volume(narrow), volume(organ.astype(np.uint8)))
+    found = preprocessing.apply(volume(wide, axcodes), volume(wide_organ.astype(np.uint8), axcodes))
+    np.testing.assert_allclose(found.image, expected.image, atol=1e-6)
+    np.testing.assert_array_equal(found.label, expected.label)
+    assert (expected.image > 0).mean() > 1.5 * (Preprocessing(size=48).apply(volume(narrow)).image > 0).mean()
+    # And back: what is seen in the square is at its place in the wide scan, and nothing elsewhere.
+    logits = found.image[None] - 0.4
+    mask = nibabel.Nifti1Image(found.labels(logits), volume(wide, axcodes).affine)
+    back = nibabel.as_closest_canonical(mask).get_fdata() > 0
+    np.testing.assert_array_equal(back[40:, :100], expected.labels(logits) > 0)
+    assert back.sum() == back[40:, :100].sum() > 1000
+
+
+def test_what_is_kept_of_slices_tells_the_fields_of_view_apart():
+    assert Preprocessing(field_of_view="body").key() != Preprocessing().key()
+    # Slices that were kept before there was a choice are still found.
+    assert Preprocessing().key() == "924a458e4794"
+    assert Preprocessing.from_dict(Preprocessing(field_of_view="body").to_dict()).field_of_view == "body"
+    with pytest.raises(UserError, match="field_of_view 'head' is not known: choose scan, body"):
+        Preprocessing(field_of_view="head")

@@ -24,6 +24,11 @@ def add_commands(commands: Any) -> None:
         default="test",
         help="which cases of the run's own split (%(default)s); all for data the model has never seen",
     )
+    evaluate.add_argument(
+        "--postprocessed",
+        action="store_true",
+        help="the masks that medkd infer writes: the largest piece of each label, holes filled",
+    )
     evaluate.add_argument("--json", type=Path, metavar="FILE", help="also write the figures here")
 
     export = command(
@@ -60,9 +65,10 @@ def _evaluate(options: argparse.Namespace) -> int:
     segmenter = Segmenter.load(options.model, backend="torch")
     task = DecathlonTask.load(options.data)
     file = None if options.split == "all" else run_split_file(options.model)
-    report = evaluate(segmenter, task.part(options.split, file=file), task.labels)
+    report = evaluate(segmenter, task.part(options.split, file=file), task.labels, None, options.postprocessed)
     if options.json:
-        write_json(options.json, {"model": str(options.model), "split": options.split, **report})
+        facts = {"model": str(options.model), "split": options.split, "postprocessed": options.postprocessed}
+        write_json(options.json, {**facts, **report})
     print(format_evaluation(report, options.model))
     return 0
 

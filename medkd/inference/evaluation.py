@@ -16,6 +16,7 @@ from medkd.data.nifti import check_pair, read_image, read_label
 from medkd.data.transforms import PreparedScan, prepared_slices
 from medkd.errors import UserError
 from medkd.inference.backends import TorchBackend
+from medkd.inference.postprocessing import postprocess
 from medkd.inference.segmenter import Segmenter
 from medkd.metrics import OverlapCounts, labels_from_logits, psnr
 from medkd.networks import count_parameters, reconstructs
@@ -27,9 +28,13 @@ Slices = Callable[[str, int], np.ndarray]
 
 
 def evaluate(
-    segmenter: Segmenter, cases: Sequence[Case], labels: dict[int, str], slices: Slices | None = None
+    segmenter: Segmenter,
+    cases: Sequence[Case],
+    labels: dict[int, str],
+    slices: Slices | None = None,
+    postprocessed: bool = False,
 ) -> dict[str, Any]:
-    """Segment every case and compare with its label, as the network answers, without post-processing.
+    """Segment every case and compare with its label.
 
     Args:
         segmenter: the model, run by torch.
@@ -38,6 +43,8 @@ def evaluate(
         slices: given the name and the number of axial slices of a case, tells which of them count in all figures, as
             :func:`~medkd.data.held_out_slices` does: ``(count,)`` bool from inferior to superior, whatever the order
             in which the scan is stored. The network sees the whole scan all the same.
+        postprocessed: compare the masks that the segmenter makes of scans, with its options, instead of those that the
+            network answers alone; the pooled figures stay those of the network.
 
     Returns:
         ``cases`` (for each: name, figures by label), ``mean`` and ``standard_deviation`` over volumes by label,
@@ -55,7 +62,7 @@ def evaluate(
     rows = []
     pooled = {name: OverlapCounts() for value, name in labels.items() if value}
     for case in tqdm(cases, desc="evaluating", unit="volume", leave=False, delay=1.0):
-        row, counts = _evaluate_case(segmenter, segmenter.backend, case, labels, slices)
+        row, counts = _evaluate_case(segmenter, segmenter.backend, case, labels, slices, postprocessed)
         rows.append(row)
         pooled = {name: pooled[name] + counts[name] for name in pooled}
     report = {
@@ -71,7 +78,12 @@ def evaluate(
 
 
 def _evaluate_case(
-    segmenter: Segmenter, torch_backend: TorchBackend, case: Case, labels: dict[int, str], slices: Slices | None
+    segmenter: Segmenter,
+    torch_backend: TorchBackend,
+    case: Case,
+    labels: dict[int, str],
+    slices: Slices | None,
+    postprocessed: bool,
 ) -> tuple[dict[str, Any], dict[str, OverlapCounts]]:
     if case.label is None:
         raise UserError(f"{case.image} has no label: evaluate labelled cases only.")
@@ -80,6 +92,8 @@ def _evaluate_case(
     prepared = segmenter.model.preprocessing.apply(image, truth)
     logits, reconstruction = _predict(torch_backend, segmenter, prepared)
     mask = prepared.labels(logits)
+    if postprocessed:
+        postprocess(mask, [value for value in labels if value], segmenter.options)
     thesis_mask = labels_from_logits(torch.from_numpy(logits), THESIS_THRESHOLD)[0].numpy()
     true_mask, prepared_truth = truth.array, prepared.label
     assert prepared_truth is not None

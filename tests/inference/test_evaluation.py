@@ -12,10 +12,11 @@ import pytest
 import torch
 from torch import nn
 
-from medkd.data import Case, Preprocessing
+from medkd.data import Case, Preprocessing, read_label
 from medkd.engines import SavedModel
 from medkd.inference import Segmenter, evaluate
 from medkd.inference.backends import TorchBackend
+from medkd.inference.options import Options
 from medkd.networks import MultiTaskUNet
 
 LABELS = {0: "background", 1: "block"}
@@ -104,6 +105,26 @@ def test_choosing_all_slices_is_choosing_none(tmp_path: Path) -> None:
     teacher = segmenter(MultiTaskUNet(channels=(4, 6), convs_per_block=1), "neighbours")
     expected = evaluate(teacher, cases, LABELS)
     assert evaluate(teacher, cases, LABELS, lambda name, count: np.ones(count, bool)) == expected
+
+
+def test_postprocessed_masks_are_those_of_the_segmenter(tmp_path: Path) -> None:
+    case = write(tmp_path, "a", "RAS", dict.fromkeys(range(COUNT), 4))
+    image = nibabel.load(case.image)
+    array = np.asarray(image.dataobj).copy()
+    array[12:14, 1:3, 2] = 100  # a piece of 4 voxels elsewhere
+    array[4, 9, 2] = 0  # a hole
+    nibabel.save(nibabel.Nifti1Image(array, image.affine), case.image)
+    found, cleaned = (
+        evaluate(segmenter(), [case], LABELS, postprocessed=postprocessed) for postprocessed in (False, True)
+    )
+    assert found["cases"][0]["labels"]["block"]["precision"] == 99 / 103
+    assert cleaned["cases"][0]["labels"]["block"]["dice"] == 1.0
+    assert cleaned["pooled_slices"] == found["pooled_slices"]
+    mask = segmenter()(case.image).mask
+    np.testing.assert_array_equal(mask, read_label(case.label).array)
+    kept = segmenter()
+    kept.options = Options(largest_component=False, fill_holes=False)
+    assert evaluate(kept, [case], LABELS, postprocessed=True) == found
 
 
 class Reconstructor(Bright):

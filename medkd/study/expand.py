@@ -19,7 +19,7 @@ from medkd.study.plan import Run
 RECIPES = {"teacher": (TEACHER, "train"), "alone": (STUDENT, "train"), "distill": (STUDENT, "distill")}
 _RUN_KEYS = {
     "title": str, "recipe": str, "network": str, "teacher": str, "method": str, "terms": list, "overrides": dict,
-    "of": str, "slices": str,
+    "of": str, "slices": str, "once": bool,
 }  # fmt: skip
 
 
@@ -117,7 +117,8 @@ def _run(
         check_overrides([*files, *([own] if own else [])], overrides)
     except UserError as error:
         raise UserError(f"{file.name}: {what}: {error}") from error
-    return Run(name, title, bundle, config, overrides, method, spec.get("teacher"), None, slices)
+    once = spec.get("once", False)
+    return Run(name, title, bundle, config, overrides, method, spec.get("teacher"), None, slices, once)
 
 
 def _split(study: Mapping[str, Any], file: Path) -> dict[str, Any]:

@@ -46,7 +46,7 @@ def _gains(figures: FigureTable) -> str:
     rows = []
     for row in figures.rows:
         cells = [
-            text(wording.row_title(row, figures)),
+            text(wording.row_title(row)),
             _small(wording.figure(row.dice, row.seed_deviation), " ±"),
             _small(wording.interval(row), " ±" if "±" in wording.interval(row) else " ["),
             text(wording.p_value(row.p_holm)),

@@ -30,7 +30,7 @@ class Job:
         data: the task folder.
         cache: of prepared slices and the teachers' outputs.
         threads: of the processor, so that the figures do not depend on how many runs share it.
-        needs: jobs that must be finished before.
+        needs: the job that must be finished before, of the teacher or of the model that is evaluated, if any.
         recipe: what the figures depend on, that of its teacher included, and no folder of this machine: as long as it
             stays the same, a finished run stays finished.
     """
@@ -54,7 +54,7 @@ class Job:
         """Everything that the recipe is run with."""
         own: dict[str, Any] = {"dataset_dir": self.data, "cache_dir": self.cache, "seed": self.seed}
         if self.run.teacher is not None:
-            own["teacher_run"] = str(Path(self.folder) / f"{self.run.teacher}-{self.seed}")
+            own["teacher_run"] = str(Path(self.folder) / self.needs[0])
         return {**own, **(self.run.overrides or {})}
 
 
@@ -64,8 +64,12 @@ def jobs_of(study: Study, out: Path) -> list[Job]:
     recipes: dict[str, dict[str, Any]] = {}
     jobs = []
     for run in study.runs:
-        for seed in study.seeds:
-            needs = tuple(f"{name}-{seed}" for name in (run.teacher, run.of) if name is not None)
+        for seed in study.seeds_of(run):
+            needs = tuple(
+                f"{name}-{seed if seed in study.seeds_of(study.run(name)) else study.seeds[0]}"
+                for name in (run.teacher, run.of)
+                if name is not None
+            )
             recipes[f"{run.name}-{seed}"] = _recipe(run, seed, study, [recipes[name] for name in needs])
             job = Job(
                 id=f"{run.name}-{seed}",
@@ -149,7 +153,7 @@ def run_job(job: Job) -> None:
         run_recipe(job.run.bundle, job.run.config, job.overrides(), trained, job.run.method)
         history = json.loads((trained / HISTORY_FILE).read_text(encoding="utf-8"))
     else:
-        trained = Path(job.folder) / f"{job.run.of}-{job.seed}"
+        trained = Path(job.folder) / job.needs[0]
     segmenter = Segmenter.load(trained, backend="torch")
     task = DecathlonTask.load(job.data)
     slices = held_out_slices if job.run.slices == "held_out" else None

@@ -9,7 +9,10 @@ from typing import Any
 
 from medkd.errors import UserError
 
-_KINDS = {str: "a text", int: "a whole number", dict: "a mapping", list: "a list", (dict, str): "a mapping"}
+_KINDS = {
+    str: "a text", int: "a whole number", bool: "true or false", dict: "a mapping", list: "a list",
+    (dict, str): "a mapping",
+}  # fmt: skip
 
 
 def check_keys(content: Any, keys: Mapping[str, Any], file: Path, what: str) -> None:
@@ -31,5 +34,6 @@ def check_keys(content: Any, keys: Mapping[str, Any], file: Path, what: str) -> 
             near = difflib.get_close_matches(str(key), keys, n=1)
             hint = f"did you mean {near[0]}?" if near else f"choose among {', '.join(sorted(keys))}."
             raise UserError(f"{file.name}: {what} has no key {key!r}: {hint}")
-        if not isinstance(value, keys[key]) or isinstance(value, bool):
+        # To Python a bool is a whole number.
+        if not isinstance(value, keys[key]) or (isinstance(value, bool) and keys[key] is not bool):
             raise UserError(f"{file.name}: {key!r} of {what} is {value!r}: give {_KINDS[keys[key]]}.")

@@ -53,7 +53,7 @@ def _gains(table: FigureTable) -> list[str]:
     rows = []
     for row in table.rows:
         cells = [
-            _text(wording.row_title(row, table)),
+            _text(wording.row_title(row)),
             wording.figure(row.dice, row.seed_deviation),
             wording.interval(row),
             wording.p_value(row.p_holm),

@@ -73,7 +73,7 @@ def study_pictures(out: Path, study: Study) -> list[Picture]:
         for role, name in ROLES.items()
     }
     preparations = [segmenter.model.preprocessing for segmenter in segmenters.values()]
-    if len({(preparation.size, preparation.window) for preparation in preparations}) > 1:
+    if len({preparation.key() for preparation in preparations}) > 1:
         return []
     cases = finished[chosen["distilled"].id]["cases"]
     dice = {case["name"]: case["labels"][study.label]["dice"] for case in cases}

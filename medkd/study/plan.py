@@ -9,7 +9,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Run:
-    """One model of a study, trained once for each seed.
+    """One model of a study, trained with each seed.
 
     Attributes:
         name: letters, digits and dashes.
@@ -21,6 +21,7 @@ class Run:
         teacher: name of the run that teaches.
         of: name of the run whose model is evaluated, where this one trains none.
         slices: ``held_out`` evaluates on those slices alone (:func:`medkd.data.held_out_slices`).
+        once: trained with the first seed alone; runs of every seed that need it share it.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Run:
     teacher: str | None = None
     of: str | None = None
     slices: str | None = None
+    once: bool = False
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,11 @@ class Study:
     def run(self, name: str) -> Run:
         """The run of this name."""
         return next(run for run in self.runs if run.name == name)
+
+    def seeds_of(self, run: Run) -> tuple[int, ...]:
+        """The seeds that a run is trained with, or the one whose model it evaluates."""
+        trained = run if run.of is None else self.run(run.of)
+        return self.seeds[:1] if trained.once else self.seeds
 
     def to_dict(self) -> dict[str, Any]:
         """The study as plain values."""

@@ -84,7 +84,9 @@ def count_runs(study: str | Path, scale: str) -> int:
     """
     file = _study_file(study)
     content, at_scale = _at_scale(file, scale)
-    return len(content.get("runs") or {}) * len(_seeds(at_scale, file))
+    specs = content.get("runs") or {}
+    once = sum(specs.get(spec.get("of"), spec).get("once", False) for spec in specs.values())
+    return once + (len(specs) - once) * len(_seeds(at_scale, file))
 
 
 def study_title(study: str | Path) -> str:

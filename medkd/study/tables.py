@@ -25,6 +25,7 @@ class FigureRow:
         run: its name.
         title: for people.
         seeds: how many are finished.
+        planned_seeds: how many there will be.
         distilled: whether it was distilled from a teacher.
         dice: per volume, as are the next three.
         iou: intersection over union.
@@ -46,6 +47,7 @@ class FigureRow:
     run: str
     title: str
     seeds: int
+    planned_seeds: int
     distilled: bool
     dice: float | None
     iou: float | None
@@ -94,7 +96,6 @@ class FigureTable:
         control_title: of that run.
         published_control: name of the run that the published gains are counted from; may be empty.
         published_control_title: of that run; empty where there is none.
-        planned_seeds: of every row.
         missing: runs of one seed that are not finished, over all rows.
         volumes: tested in the control; 0 where it is not finished.
         smallest_p: adjusted p-value below which no row of this table can come, however it performs; None without gains.
@@ -110,7 +111,6 @@ class FigureTable:
     control_title: str
     published_control: str
     published_control_title: str
-    planned_seeds: int
     missing: int
     volumes: int
     smallest_p: float | None
@@ -131,7 +131,6 @@ def study_tables(results: Mapping[str, Any]) -> list[FigureTable]:
 def _table(table: Mapping[str, Any], results: Mapping[str, Any]) -> FigureTable:
     titles = {run["name"]: run["title"] for run in results["study"]["runs"]}
     rows = _with_holm([_row(name, titles[name], table, results) for name in table["rows"]])
-    planned = len(results["study"]["seeds"])
     tested = sum(row.gain is not None for row in rows)
     control, alone = table["control"], table["published_control"]
     control_runs = results["runs"].get(control, [])
@@ -144,8 +143,7 @@ def _table(table: Mapping[str, Any], results: Mapping[str, Any]) -> FigureTable:
         control_title=titles[control],
         published_control=alone,
         published_control_title=titles.get(alone, alone),
-        planned_seeds=planned,
-        missing=sum(planned - row.seeds for row in rows),
+        missing=sum(row.planned_seeds - row.seeds for row in rows),
         volumes=volumes,
         smallest_p=min(1.0, tested * smallest_p(volumes)) if tested else None,
         rows=tuple(rows),
@@ -164,6 +162,7 @@ def _row(name: str, title: str, table: Mapping[str, Any], results: Mapping[str, 
         run=name,
         title=title,
         seeds=len(runs),
+        planned_seeds=_planned_seeds(name, results["study"]),
         distilled=name in table["distilled"],
         **means,
         seed_deviation=statistics.stdev(by_seed) if len(by_seed) > 1 else None,
@@ -177,6 +176,12 @@ def _row(name: str, title: str, table: Mapping[str, Any], results: Mapping[str, 
         parameters=runs[0]["parameters"] if runs else None,
         macs=runs[0]["macs"] if runs else None,
     )
+
+
+def _planned_seeds(name: str, study: Mapping[str, Any]) -> int:
+    runs = {run["name"]: run for run in study["runs"]}
+    trained = runs.get(runs[name].get("of"), runs[name])
+    return 1 if trained.get("once") else len(study["seeds"])
 
 
 def _with_holm(rows: Sequence[FigureRow]) -> list[FigureRow]:

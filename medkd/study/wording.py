@@ -75,11 +75,11 @@ def published_dice(row: FigureRow) -> float | None:
     return None if row.published is None else row.published.get("dice")
 
 
-def row_title(row: FigureRow, table: FigureTable) -> str:
+def row_title(row: FigureRow) -> str:
     """The row's title, with the number of seeds where some are not finished."""
-    if row.seeds == table.planned_seeds:
+    if row.seeds == row.planned_seeds:
         return row.title
-    return f"{row.title} ({row.seeds} of {table.planned_seeds} seeds)"
+    return f"{row.title} ({row.seeds} of {count(row.planned_seeds, 'seed')})"
 
 
 def whole(number: int | None) -> str:
@@ -172,7 +172,7 @@ def unfinished(table: FigureTable) -> str:
     """How many runs of the table are missing; empty where none is."""
     if not table.missing:
         return ""
-    planned = len(table.rows) * table.planned_seeds
+    planned = sum(row.planned_seeds for row in table.rows)
     return f"Not finished: {table.missing} of the {count(planned, 'run')} of this table."
 
 

@@ -123,7 +123,7 @@ def test_says_the_same_as_the_tables(results: dict[str, Any]) -> None:
     (table,) = study_tables(results)
     words = page.section("KD(T1, S1)")
     for row in table.rows:
-        assert f"{wording.row_title(row, table)} {wording.figure(row.dice, row.seed_deviation)}" in words
+        assert f"{wording.row_title(row)} {wording.figure(row.dice, row.seed_deviation)}" in words
         # In the table and in the forest plot.
         assert row.gain is None or words.count(wording.interval(row)) >= 2
     for sentence in (*wording.findings(table), *wording.anova(table), wording.unfinished(table)):

@@ -46,6 +46,19 @@ def test_a_student_is_taught_by_the_teacher_of_its_own_seed(tiny_task: Path, tmp
     }
 
 
+def test_a_run_of_one_seed_is_shared_by_all_seeds(tiny_task: Path, tmp_path: Path) -> None:
+    one, two, held_out = study(tiny_task).runs
+    runs = (replace(one, once=True), two, held_out)
+    jobs = {job.id: job for job in jobs_of(study(tiny_task, runs=runs), tmp_path)}
+    assert {id: job.needs for id, job in jobs.items()} == {
+        "one-0": (), "two-0": ("one-0",), "two-3": ("one-0",), "one-held-out-0": ("one-0",),
+    }  # fmt: skip
+    assert jobs["two-3"].overrides()["teacher_run"] == str(tmp_path / "runs" / "one-0")
+    # What there was before the teacher was trained once only is of the same recipe with the first seed alone.
+    before = {job.id: job for job in jobs_of(study(tiny_task), tmp_path)}
+    assert before["two-0"].recipe == jobs["two-0"].recipe and before["two-3"].recipe != jobs["two-3"].recipe
+
+
 def test_phantoms_lie_in_the_folder_of_the_study(tiny_task: Path, tmp_path: Path) -> None:
     assert jobs_of(study(tiny_task, data=None, phantom={"volumes": 3}), tmp_path)[0].data == str(tmp_path / "data")
 

@@ -8,8 +8,9 @@ import pytest
 import yaml
 
 from medkd.errors import UserError
+from medkd.study.job import jobs_of
 from medkd.study.plan import Study
-from medkd.study.study_file import SCALES, load_study, published_figures, ready_studies
+from medkd.study.study_file import SCALES, count_runs, load_study, published_figures, ready_studies
 
 STUDY: dict[str, Any] = {
     "title": "Two students",
@@ -77,6 +78,15 @@ def test_terms_that_a_run_lists_have_the_weights_of_scale_study_or_method_and_th
 
 def test_teachers_run_before_their_students(tmp_path: Path, data: Path) -> None:
     assert [run.name for run in load_study(write(tmp_path), "small", data).runs] == ["big", "control", "both", "again"]
+
+
+def test_a_run_of_one_seed_counts_once_and_so_does_what_evaluates_it(tmp_path: Path, data: Path) -> None:
+    file = write(tmp_path, runs={**STUDY["runs"], "big": {**STUDY["runs"]["big"], "once": True}})
+    study = load_study(file, "small", data)
+    assert {run.name: study.seeds_of(run) for run in study.runs} == {
+        "big": (0,), "control": (0, 1), "both": (0, 1), "again": (0,),
+    }  # fmt: skip
+    assert count_runs(file, "small") == len(jobs_of(study, tmp_path)) == 6
 
 
 def test_only_students_that_listen_to_a_teacher_count_as_distilled(tmp_path: Path, data: Path) -> None:
@@ -169,6 +179,8 @@ def test_the_studies_of_mtms_share_their_runs(data: Path) -> None:
         (run(recipe="distill", network="unet_s1", teacher="big", method="nowhere.yaml"), "missing"),
         (run(recipe="teacher", network="unet", overrides={"epoch": 3}), "did you mean epochs"),
         (run(of="big", network="unet"), "remove it"),
+        (run(of="big", once=True), "remove it"),
+        (run(recipe="teacher", network="unet", once="yes"), "true or false"),
         (run(of="big", slices="every_other"), "held_out"),
         ({"runs": {"a b": {"recipe": "teacher", "network": "unet"}}}, "letters"),
         (

@@ -15,6 +15,7 @@ from medkd.study.tables import (
     FigureTable,
     study_tables,
 )
+from medkd.study.wording import row_title
 
 
 def table_of(results: dict[str, Any]) -> FigureTable:
@@ -167,11 +168,21 @@ def test_one_volume_gives_figures_without_a_gain(small_results: dict[str, Any]) 
     assert (table.rows[2].dice, table.smallest_p) == (pytest.approx(0.73 - 0.05), None)
 
 
+def test_a_run_of_one_seed_is_finished_with_one(small_results: dict[str, Any]) -> None:
+    forget(small_results, "b", 1)
+    next(run for run in small_results["study"]["runs"] if run["name"] == "b")["once"] = True
+    table = table_of(small_results)
+    assert (table.missing, [row.planned_seeds for row in table.rows]) == (0, [2, 2, 1, 2])
+    assert [row_title(row) for row in table.rows][2] == table.rows[2].title
+    gain = table.rows[2].gain
+    assert gain is not None and gain.seeds == 1
+
+
 def test_unfinished_rows_are_there_without_figures(small_results: dict[str, Any]) -> None:
     forget(small_results, "b", 0, 1)
     forget(small_results, "pmd", 0)
     table = table_of(small_results)
-    assert (table.missing, table.planned_seeds) == (3, 2)
+    assert (table.missing, {row.planned_seeds for row in table.rows}) == (3, {2})
     row = table.rows[2]
     assert (row.run, row.seeds) == ("b", 0)
     assert {row.dice, row.iou, row.pooled_dice, row.pooled_gain, row.gain, row.p_holm, row.parameters} == {None}

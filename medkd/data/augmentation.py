@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable, Mapping
 from math import radians
+from typing import Any
 
+import torch
+from monai.config import KeysCollection
 from monai.transforms import (
     Compose,
+    MapTransform,
     RandAdjustContrastd,
     RandAffined,
+    RandGaussianNoised,
+    RandGaussianSmoothd,
+    RandomizableTransform,
     RandScaleIntensityd,
     RandShiftIntensityd,
+    RandSimulateLowResolutiond,
     ToTensord,
     Transform,
 )
@@ -17,13 +26,38 @@ from monai.transforms import (
 from medkd.data.turns import RandTurnd
 from medkd.errors import UserError
 
+KEYS = ("image", "label")
+
+
+class RandThinSlicesd(RandomizableTransform, MapTransform):
+    """Shows a slice in place of its neighbours too, as they are where slices are thin.
+
+    Args:
+        keys: of images ``(C, H, W)`` whose middle channel is the slice itself.
+        prob: how often.
+    """
+
+    def __init__(self, keys: KeysCollection, prob: float = 0.1) -> None:
+        MapTransform.__init__(self, keys)
+        RandomizableTransform.__init__(self, prob)
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Change an item, or leave it as it is."""
+        self.randomize(None)
+        item = dict(data)
+        for key in self.key_iterator(item) if self._do_transform else ():
+            image: torch.Tensor = item[key]
+            item[key] = image[len(image) // 2].expand_as(image).clone()
+        return item
+
 
 def slice_augmentation(augment: bool | str, size: int) -> Transform | None:
     """The augmentation of ``image`` and ``label`` of a slice that a recipe asks for.
 
     Args:
-        augment: False for none. True for what differs between scanners and patients: rotation, scale, shift and mild
-            changes of intensity, but no flips, since the side of the body tells the spleen from the liver. ``turns``
+        augment: False for none. True for what differs between patients, mildly: rotation, scale, shift and changes of
+            intensity, but no flips, since the side of the body tells the spleen from the liver. ``strong`` for more of
+            it, and for what differs between scanners: noise, blur, resolution, contrast, thickness of slices. ``turns``
             for flips and quarter turns, which the kept outputs of a teacher can follow.
         size: side of the slice in pixels.
 
@@ -32,26 +66,48 @@ def slice_augmentation(augment: bool | str, size: int) -> Transform | None:
     """
     if augment is False:
         return None
-    keys = ("image", "label")
     if augment == "turns":
-        return RandTurnd(keys, allow_missing_keys=True)
-    if augment is not True:
-        raise UserError(f"augment is {augment!r}: choose true, false or turns.")
-    return Compose(
-        [
-            RandAffined(
-                keys=keys,
-                prob=0.8,
-                rotate_range=radians(12),
-                scale_range=(0.15, 0.15),
-                translate_range=(0.06 * size, 0.06 * size),
-                mode=("bilinear", "nearest"),
-                padding_mode="zeros",
-                allow_missing_keys=True,
-            ),
-            RandScaleIntensityd(keys="image", factors=0.1, prob=0.5),
-            RandShiftIntensityd(keys="image", offsets=0.05, prob=0.5),
-            RandAdjustContrastd(keys="image", gamma=(0.8, 1.25), prob=0.3),
-            ToTensord(keys=keys, track_meta=False, allow_missing_keys=True),
-        ]
+        return RandTurnd(KEYS, allow_missing_keys=True)
+    if augment not in (True, "strong"):
+        raise UserError(f"augment is {augment!r}: choose true, false, strong or turns.")
+    return Compose([*(_mild(size) if augment is True else _strong(size)), _to_tensor()])
+
+
+def _mild(size: int) -> list[Transform]:
+    return [
+        _affine(prob=0.8, degrees=12, scale=(-0.15, 0.15), shift=0.06 * size),
+        RandScaleIntensityd(keys="image", factors=0.1, prob=0.5),
+        RandShiftIntensityd(keys="image", offsets=0.05, prob=0.5),
+        RandAdjustContrastd(keys="image", gamma=(0.8, 1.25), prob=0.3),
+    ]
+
+
+def _strong(size: int) -> list[Transform]:
+    return [
+        RandThinSlicesd("image"),
+        _affine(prob=0.9, degrees=15, scale=(-0.2, 0.3), shift=0.08 * size),
+        RandSimulateLowResolutiond(keys="image", prob=0.15, upsample_mode="bilinear", zoom_range=(0.5, 1.0)),
+        RandGaussianSmoothd(keys="image", sigma_x=(0.3, 1.2), sigma_y=(0.3, 1.2), prob=0.15),
+        RandGaussianNoised(keys="image", prob=0.25, std=0.08),
+        RandScaleIntensityd(keys="image", factors=0.2, prob=0.5),
+        RandShiftIntensityd(keys="image", offsets=0.08, prob=0.5),
+        RandAdjustContrastd(keys="image", gamma=(0.7, 1.5), prob=0.3),
+    ]
+
+
+def _affine(prob: float, degrees: float, scale: tuple[float, float], shift: float) -> Transform:
+    # MONAI maps the places of the result back: a scale of 0.3 shows the patient smaller.
+    return RandAffined(
+        keys=KEYS,
+        prob=prob,
+        rotate_range=radians(degrees),
+        scale_range=(scale, scale),
+        translate_range=(shift, shift),
+        mode=("bilinear", "nearest"),
+        padding_mode="zeros",
+        allow_missing_keys=True,
     )
+
+
+def _to_tensor() -> Transform:
+    return ToTensord(keys=KEYS, track_meta=False, allow_missing_keys=True)

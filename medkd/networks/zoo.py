@@ -22,6 +22,7 @@ from medkd.networks.resnet_segmenter import ResNet18
 from medkd.networks.swin_unet import SwinUNet
 from medkd.networks.unet import UNet
 from medkd.networks.unet_nearest import NearestUNet
+from medkd.networks.unet_tiny import TinyUNet
 from medkd.networks.unetplusplus import UNetPlusPlus
 
 MTMS = "Biswas 2024, arXiv 2406.03173"
@@ -37,6 +38,7 @@ ENTRIES = (
     NetworkEntry("unet", UNet, "teacher", f"Ronneberger 2015, arXiv 1505.04597; {MTMS} (U-Net)"),
     NetworkEntry("unet_s1", partial(UNet, channels=(16, 32, 64), convs_per_block=1), "student", f"{MTMS} (S1)"),
     NetworkEntry("unet_s2", partial(UNet, channels=(32, 64, 128), convs_per_block=1), "student", f"{MTMS} (S2)"),
+    NetworkEntry("unet_tiny", TinyUNet, "student", "medkd; convolutions of Howard 2017, arXiv 1704.04861"),
     NetworkEntry("enet", partial(ENet, **GRAY), "student", f"Paszke 2016, arXiv 1606.02147; {EMKD}", GRAY_384),
     NetworkEntry("espnet", partial(ESPNet, **GRAY), "student", f"Mehta 2018, arXiv 1803.06815; {EMKD}", GRAY_384),
     NetworkEntry(

@@ -206,6 +206,8 @@ PUBLISHED = {
     "unet": (31_043_521, 48.2, 0, None),
     "unet_s1": (57_297, 0.85, 0, None),
     "unet_s2": (227_233, 3.35, 0, None),
+    # medkd's own.
+    "unet_tiny": (56_417, 0.196, 0, None),
     # The block that the published code builds and never calls is the paper's, and is called here: 1.02 G without it.
     "enet": (353_761, 1.064, 0, None),
     "espnet": (183_725, 0.61, 0, None),
@@ -227,6 +229,16 @@ PUBLISHED = {
 }
 
 
+@pytest.mark.parametrize(("name", "seen"), [("unet_s1", 20), ("unet_tiny", 128)])
+def test_how_far_a_tiny_student_sees(name, seen):
+    torch.manual_seed(0)
+    network = create_network(name, in_channels=1).double().eval()
+    image = torch.rand(1, 1, 128, 128, dtype=torch.float64, requires_grad=True)
+    network(image)[0, 0, 64, 64].backward()
+    rows = torch.nonzero(image.grad[0, 0].abs().sum(dim=1))
+    assert int(rows.max() - rows.min()) + 1 == pytest.approx(seen, abs=4)
+
+
 @pytest.mark.parametrize("name", network_names())
 def test_published_sizes(name):
     parameters, giga_macs, unused, giga_macs_segmentation = PUBLISHED[name]
@@ -244,6 +256,7 @@ def test_published_sizes(name):
     [
         ("unet_s1", {"encoder": (32, 64, 64), "bottleneck": (64, 64, 64), "decoder": (16, 256, 256)}),
         ("unet_s2", {"encoder": (64, 64, 64), "bottleneck": (128, 64, 64), "decoder": (32, 256, 256)}),
+        ("unet_tiny", {"encoder": (16, 128, 128), "bottleneck": (48, 8, 8), "decoder": (8, 256, 256)}),
         ("multitask_unet", {"encoder": (128, 64, 64), "bottleneck": (1024, 16, 16), "decoder": (64, 256, 256)}),
         ("multitask_transunet", {"encoder": (256, 64, 64), "bottleneck": (512, 16, 16), "decoder": (16, 256, 256)}),
     ],

@@ -68,9 +68,11 @@ def find_run(name: str, runs: Sequence[Run], file: Path, where: str) -> Run:
 
 
 def is_distilled(run: Run) -> bool:
-    """Whether a run listens to its teacher: a control has one too, but no term with a weight."""
+    """Whether a run listens to its teacher: a control has one too, but no term with a weight and none of its labels."""
     if run.teacher is None:
         return False
+    if (run.overrides or {}).get("unlabelled"):
+        return True
     weights = {f"weights::{term}": weight for term, weight in method_weights(run.method or DEFAULT_METHOD).items()}
     return any((run.overrides or {}).get(key, weight) for key, weight in weights.items())
 

@@ -238,6 +238,8 @@ def test_weights_of_the_study_hold_for_all_terms_where_a_run_lists_none(tmp_path
         ({"overrides": {"weights::pmd": 0.0}}, True),  # Two other terms are left.
         ({"overrides": {"weights::pmd": 0.0, "weights::importance": 0.0, "weights::region": 0.0}}, False),
         ({"terms": [], "overrides": {"weights::segmentation": 1.0}}, False),
+        ({"terms": [], "overrides": {"unlabelled": True}}, True),  # Its labels are the teacher's.
+        ({"terms": [], "overrides": {"unlabelled": False}}, False),
         ({"terms": ["region"]}, True),
         ({}, True),
     ],

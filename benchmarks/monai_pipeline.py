@@ -108,6 +108,8 @@ def slice_pipeline(folder: Path, run: Path) -> MonaiPipeline:
     size, window = model.preprocessing.size, model.preprocessing.window
     if window is None:
         raise UserError(f"{run} takes its window from each scan: give a model for CT.")
+    if model.preprocessing.field_of_view != "scan":
+        raise UserError(f"{run} cuts scans to the body, which MONAI's transforms do not: give another model.")
     before = [
         Orientationd("image", axcodes="RAS", labels=None),
         ScaleIntensityRanged("image", a_min=window[0], a_max=window[1], b_min=0, b_max=1, clip=True),

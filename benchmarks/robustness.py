@@ -4,7 +4,8 @@
     python benchmarks/robustness.py report
 
 ``run`` shifts every test volume of ``btcv_spleen`` in the ways of ``shifts.py``, segments them with both models, and
-writes ``docs/results/robustness.json``; so too the non-contrast scan ``totalseg_example_ct``, as it is.
+writes ``docs/results/robustness.json``; so too ``totalseg_example_ct``, a scan that looks like one
+without contrast, as it is.
 ``--part val`` shifts the validation volumes and prints the table, for whoever still chooses. ``report`` writes
 ``docs/robustness.md``.
 """
@@ -24,6 +25,7 @@ from tqdm import tqdm
 from medkd import Segmenter
 from medkd.bundle import STUDENT, TEACHER, bundle_folder
 from medkd.data import DecathlonTask, read_image, read_label
+from medkd.errors import UserError
 from medkd.files import write_json
 from medkd.machine import machine_facts
 from medkd.metrics import OverlapCounts
@@ -63,6 +65,8 @@ def measure(data: Path, part: str, models: dict[str, Path]) -> dict[str, Any]:
     for group, members in SHIFTS.items():
         for name, shift in tqdm(members.items(), desc=group or "scans", leave=False):
             shifted = {case: shift(scan) for case, scan in scans.items()}
+            if group == NO_SPLEEN and any(scan.spleen.any() for scan in shifted.values()):
+                raise UserError(f"a scan has too few slices for the shift {name!r}: give volumes of the whole abdomen.")
             shifts[name] = {"group": group} | {
                 model: {case: _figures(segmenter, scan) for case, scan in shifted.items()}
                 for model, segmenter in segmenters.items()
@@ -151,8 +155,8 @@ def tables(results: dict[str, Any]) -> list[str]:
     for model in MODELS:
         case = results["elsewhere"][model]
         lines.append(
-            f"- A scan from elsewhere without contrast (an example of TotalSegmentator, 3 mm voxels): the {model} has "
-            f"Dice {case['dice']:.3f} with TotalSegmentator's own mask, {case['ml']:.0f} ml against "
+            "- A scan from elsewhere that looks like one without contrast (of TotalSegmentator, 3 mm voxels): the "
+            f"{model} has Dice {case['dice']:.3f} with TotalSegmentator's own mask, {case['ml']:.0f} ml against "
             f"{case['reference_ml']:.0f} ml."
         )
     return lines

@@ -64,7 +64,8 @@ def _full_range(scan: LabelledScan) -> LabelledScan:
 
 
 def _offset(hu: float, scan: LabelledScan) -> LabelledScan:
-    return replace(scan, image=scan.image + np.float32(hu))
+    """All but air, which the data has cut off, brighter or darker."""
+    return replace(scan, image=np.where(scan.image > scan.image.min(), scan.image + hu, scan.image).astype(np.float32))
 
 
 def _noise(sigma: float, scan: LabelledScan) -> LabelledScan:

@@ -67,8 +67,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     file = None if options.split == "all" else run_split_file(options.model)
     report = evaluate(segmenter, task.part(options.split, file=file), task.labels, None, options.postprocessed)
     if options.json:
-        facts = {"model": str(options.model), "split": options.split, "postprocessed": options.postprocessed}
-        write_json(options.json, {**facts, **report})
+        write_json(options.json, {"model": str(options.model), "split": options.split, **report})
     print(format_evaluation(report, options.model))
     return 0
 

@@ -68,7 +68,7 @@ def slice_augmentation(augment: bool | str, size: int) -> Transform | None:
         return None
     if augment == "turns":
         return RandTurnd(KEYS, allow_missing_keys=True)
-    if augment not in (True, "strong"):
+    if augment is not True and augment != "strong":
         raise UserError(f"augment is {augment!r}: choose true, false, strong or turns.")
     return Compose([*(_mild(size) if augment is True else _strong(size)), _to_tensor()])
 

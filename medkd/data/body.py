@@ -7,15 +7,15 @@ import numpy as np
 
 # Looked for on a coarse grid: fine enough for a margin of a few millimetres, coarse enough to lose the table.
 PIXEL_MM, SLICE_MM = 4.0, 8.0
-# Of the slices that show the body, this share must reach as far, so that a hand on one slice does not count.
-SHARE = 0.2
+# So much of the patient's length must reach as far, or half of a short scan, so that a hand on a slice does not count.
+LENGTH_MM = 40.0
 
 
 def body_box(scan: np.ndarray, spacing: tuple[float, float, float], level: float) -> tuple[slice, slice]:
-    """The smallest box around the body in the axial plane, the same for all slices.
+    """The box around the body in the axial plane, the same for all slices.
 
     The body is the largest piece that is brighter than a level, without what is thinner than about 10 mm, such as the
-    table and clothes. An arm that touches the body belongs to it.
+    table and clothes, or reaches as far for less than 40 mm of the patient. An arm that touches the body belongs to it.
 
     Args:
         scan: ``(X, Y, Z)`` in RAS order.
@@ -26,13 +26,13 @@ def body_box(scan: np.ndarray, spacing: tuple[float, float, float], level: float
         Its range along x and y; all of the plane where nothing is found.
     """
     steps = [max(1, round(PIXEL_MM / spacing[0])), max(1, round(PIXEL_MM / spacing[1]))]
-    body = _opened(_coarse(scan[:, :, :: max(1, round(SLICE_MM / spacing[2]))], steps) > level)
-    if not body.any():
-        return slice(0, scan.shape[0]), slice(0, scan.shape[1])
+    apart = max(1, round(SLICE_MM / spacing[2]))
+    body = _opened(_coarse(scan[:, :, ::apart], steps) > level)
     body = cc3d.largest_k(body, k=1, connectivity=6) > 0
-    body = body[:, :, body.any(axis=(0, 1))]
+    half = (int(body.any(axis=(0, 1)).sum()) + 1) // 2
+    needed = max(1, min(half, max(2, round(LENGTH_MM / (apart * spacing[2])))))
     x, y = (
-        _range(body.any(axis=1 - axis).mean(axis=1) >= SHARE, step, scan.shape[axis]) for axis, step in enumerate(steps)
+        _range(body.any(axis=1 - axis).sum(axis=1) >= needed, step, scan.shape[axis]) for axis, step in enumerate(steps)
     )
     return x, y
 
@@ -64,6 +64,8 @@ def _eroded(mask: np.ndarray) -> np.ndarray:
 
 
 def _range(found: np.ndarray, step: int, count: int) -> slice:
-    """The range of pixels of the coarse ones found."""
+    """The range of pixels of the coarse ones found, or all."""
     where = np.flatnonzero(found)
+    if not len(where):
+        return slice(0, count)
     return slice(int(where[0]) * step, min((int(where[-1]) + 1) * step, count))

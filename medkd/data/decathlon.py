@@ -60,7 +60,7 @@ class DecathlonTask:
         name: the task's name in `dataset.json`, else the folder's.
         labels: label value to name, background included.
         cases: the labelled cases (`training`), in the natural order of their names.
-        unlabelled: the cases of `test` whose image exists, in the same order.
+        unlabelled: the cases of `test` whose image exists and is none of `training`, in the same order.
 
     Reference:
         Antonelli et al. 2022, "The Medical Segmentation Decathlon", Nature Communications 13:4128.
@@ -101,12 +101,14 @@ class DecathlonTask:
                 raise UserError(f"{file} gives no label for the training case {case.name}: add its 'label' file.")
         if check_files:
             _check_files(cases, str(file))
+        labelled = {case.image.resolve() for case in cases}
+        others = _cases(content.get("test", []), "test", file)
         return cls(
             folder=file.parent,
             name=str(content.get("name") or file.parent.resolve().name),
             labels=_labels(content["labels"], file),
             cases=cases,
-            unlabelled=[case for case in _cases(content.get("test", []), "test", file) if case.image.is_file()],
+            unlabelled=[case for case in others if case.image.is_file() and case.image.resolve() not in labelled],
         )
 
     @classmethod
@@ -187,9 +189,19 @@ class DecathlonTask:
         return Split(train, student, val, test)
 
     def without_labels(self, split: Split) -> list[Case]:
-        """What a student may learn from without labels: training cases outside its share, and the unlabelled ones."""
+        """What a student may learn from without labels: training cases outside its share, and the unlabelled ones.
+
+        Raises:
+            UserError: there is none.
+        """
         others = [name for name in split.train if name not in split.student]
-        return [case.without_label() for case in self.select(others)] + self.unlabelled
+        cases = [case.without_label() for case in self.select(others)] + self.unlabelled
+        if not cases:
+            raise UserError(
+                f"{self.folder} has no volume without a label: give the student a smaller share, or list volumes under "
+                "'test' of dataset.json."
+            )
+        return cases
 
     def part(self, part: str, seed: int = 0, file: str | Path | None = None) -> list[Case]:
         """The cases of one part of :meth:`split`.

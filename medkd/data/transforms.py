@@ -69,7 +69,7 @@ class Preprocessing:
         channels: ``neighbours`` stacks the slice below, the slice and the slice above; ``replicated`` repeats the slice
             three times, as MTMS-KD publishes; ``single`` is the slice alone, for networks that take one channel.
         field_of_view: ``scan`` shows all of a slice; ``body`` what :func:`~medkd.data.body.body_box` finds, so that a
-            patient fills the square whatever the field of view.
+            patient fills the square whatever the field of view; for CT.
 
     Raises:
         UserError: a value that makes no sense.
@@ -95,6 +95,8 @@ class Preprocessing:
             raise UserError(f"channels {self.channels!r} is not known: choose {', '.join(CHANNELS)}.")
         if self.field_of_view not in FIELDS_OF_VIEW:
             raise UserError(f"field_of_view {self.field_of_view!r} is not known: choose {', '.join(FIELDS_OF_VIEW)}.")
+        if self.field_of_view == "body" and self.window is None:
+            raise UserError("field_of_view body needs a window in HU, which tells air from body: give one, or scan.")
 
     @property
     def in_channels(self) -> int:
@@ -143,9 +145,9 @@ class Preprocessing:
     def grid(self, image: Volume) -> SliceGrid:
         """Where the slices of a scan lie."""
         grid = SliceGrid(image.array.shape, image.affine, self.size)
-        if self.field_of_view == "scan":
+        if self.field_of_view == "scan" or self.window is None:
             return grid
-        low, high = self.window or _own_window(image.array)
+        low, high = self.window
         box = body_box(grid.to_ras(image.array), grid.spacing, low + AIR * (high - low))
         return SliceGrid(image.array.shape, image.affine, self.size, box)
 

@@ -25,16 +25,23 @@ def label_volumes(
 
     Args:
         volumes: prepared cases; a label that they have is not looked at.
-        teacher: a trained network, left on the device in evaluation mode.
+        teacher: a trained network, left where it is and in evaluation mode.
         channels: see :class:`~medkd.data.Preprocessing`.
         device: where the teacher runs.
 
     Returns:
         The volumes, their images as they were.
     """
+    if not volumes:
+        return []
+    home = next(teacher.parameters()).device
     teacher.to(device).eval()
     bar = tqdm(volumes, desc="teacher labels", unit="volume", leave=False, delay=1.0, disable=not is_main_process())
-    return [SliceVolume(volume.name, volume.image, _segment(volume.image, teacher, channels, device)) for volume in bar]
+    labelled = [
+        SliceVolume(volume.name, volume.image, _segment(volume.image, teacher, channels, device)) for volume in bar
+    ]
+    teacher.to(home)
+    return labelled
 
 
 def _segment(image: np.ndarray, teacher: nn.Module, channels: str, device: str | torch.device) -> np.ndarray:

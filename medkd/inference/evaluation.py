@@ -43,13 +43,14 @@ def evaluate(
         slices: given the name and the number of axial slices of a case, tells which of them count in all figures, as
             :func:`~medkd.data.held_out_slices` does: ``(count,)`` bool from inferior to superior, whatever the order
             in which the scan is stored. The network sees the whole scan all the same.
-        postprocessed: compare the masks that the segmenter makes of scans, with its options, instead of those that the
-            network answers alone; the pooled figures stay those of the network.
+        postprocessed: first keep the largest piece and fill holes, as the segmenter's options say and as it does with
+            new scans; the pooled figures stay those of the network alone.
 
     Returns:
         ``cases`` (for each: name, figures by label), ``mean`` and ``standard_deviation`` over volumes by label,
-        ``pooled_slices`` as MTMS-KD computes them (one count over all prepared slices, logit above 0.5), ``psnr`` of
-        the reconstruction in dB for a multi-task model, ``parameters``. Figures are dice, iou, precision, recall.
+        ``postprocessed``, ``pooled_slices`` as MTMS-KD computes them (one count over all prepared slices, logit above
+        0.5), ``psnr`` of the reconstruction in dB for a multi-task model, ``parameters``. Figures are dice, iou,
+        precision, recall.
 
     Raises:
         UserError: no case, a bad file, labels the model was not trained on, or another backend than torch.
@@ -67,6 +68,7 @@ def evaluate(
         pooled = {name: pooled[name] + counts[name] for name in pooled}
     report = {
         "parameters": count_parameters(segmenter.backend.network),
+        "postprocessed": postprocessed,
         "cases": rows,
         "mean": _over_volumes(rows, statistics.fmean),
         "standard_deviation": _over_volumes(rows, lambda values: statistics.stdev(values) if len(values) > 1 else 0.0),
@@ -147,7 +149,8 @@ def _over_volumes(rows: list[dict[str, Any]], summary: Any) -> dict[str, dict[st
 
 def format_evaluation(report: dict[str, Any], run: str | Path) -> str:
     """A table of the report for the terminal, at most 80 columns."""
-    lines = [f"{Path(run).name}: {report['parameters']:,} parameters, {len(report['cases'])} volumes"]
+    cleaned = ", post-processed" if report["postprocessed"] else ""
+    lines = [f"{Path(run).name}: {report['parameters']:,} parameters, {len(report['cases'])} volumes{cleaned}"]
     for label in report["mean"]:
         lines += ["", f"{label:<24}{'Dice':>8}{'IoU':>8}{'precision':>11}{'recall':>8}{'ml':>9}{'true ml':>9}"]
         for row in report["cases"]:

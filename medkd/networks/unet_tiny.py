@@ -40,9 +40,9 @@ class SeparableBlock(nn.Module):
 class TinyUNet(nn.Module):
     """U-Net of depthwise separable 5x5 convolutions, deep and narrow; returns raw logits.
 
-    S1 spends its parameters on full 3x3 convolutions and sees about 20 pixels. Separable ones cost a tenth, so that the
-    same number of parameters reaches down to where a 5x5 kernel spans the abdomen. The full resolution, where most of
-    the time goes, has one full convolution on either side and few channels.
+    S1 spends its parameters on full 3x3 convolutions and sees about 20 pixels. Separable ones cost a fifth, so that
+    the same number of parameters reaches down to where a 5x5 kernel spans the abdomen. The full resolution, where
+    most of the time goes, has one full convolution on either side and few channels.
 
     Any input size is accepted: it is zero-padded at the far end to the next multiple of ``2 ** levels`` and the logits
     are cropped back.

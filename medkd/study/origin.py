@@ -19,7 +19,7 @@ class RunFacts:
     Attributes:
         name: in the study.
         title: for people.
-        recipe: bundle and config that train it, or the run whose model it evaluates.
+        recipe: bundle and config that train it, or the run whose model it evaluates; whether it is trained once only.
         network: name in the registry.
         teacher: name of the run that teaches.
         method: of distillation; of a file its name.
@@ -64,7 +64,7 @@ def _recipe(run: Mapping[str, Any]) -> str:
     slices = "on held-out slices" if run["slices"] == "held_out" else ""
     if run["of"] is not None:
         return f"evaluates {run['of']} {slices}".rstrip()
-    recipe = f"{run['bundle']}/{run['config']}"
+    recipe = f"{run['bundle']}/{run['config']}" + (", once for all seeds" if run.get("once") else "")
     return f"{recipe}, evaluated {slices}" if slices else recipe
 
 
@@ -106,7 +106,9 @@ def _data(results: Mapping[str, Any]) -> str:
         return name
     teacher, student = f"{count(split['train'], 'volume')} to train", ""
     if split["student"] is not None:
-        teacher, student = f"{teacher} the teacher", f"{split['student']} of them to train the student, "
+        unlabelled = any((run["overrides"] or {}).get("unlabelled") for run in results["study"]["runs"])
+        labelled = " (where it says unlabelled, the others as its teacher labels them)" if unlabelled else ""
+        teacher, student = f"{teacher} the teacher", f"{split['student']} of them to train the student{labelled}, "
     return f"{name}: {teacher}, {student}{split['val']} to choose the epoch, {split['test']} to test"
 
 

@@ -55,6 +55,7 @@ def load_study(study: str | Path, scale: str = "small", data: str | Path | None 
     for name in pictures.values():
         find_run(name, runs, file, "'pictures'")
     published = _published(content.get("published", ""), file)
+    seeds = _seeds(at_scale, file)
     phantom = None if data is not None else at_scale.get("phantom")
     check_keys(phantom or {}, _PHANTOM_KEYS, file, "'phantom'")
     return Study(
@@ -66,12 +67,12 @@ def load_study(study: str | Path, scale: str = "small", data: str | Path | None 
         data=None if phantom is not None else _data_folder(data, content.get("data"), file),
         phantom=phantom,
         label=content.get("label", "spleen"),
-        seeds=_seeds(at_scale, file),
+        seeds=seeds,
         threads=_threads(at_scale, file),
         published=content.get("published", ""),
         pictures=pictures,
         runs=runs,
-        tables=tuple(_table(table, runs, published, file) for table in content.get("tables") or []),
+        tables=tuple(_table(table, runs, len(seeds), published, file) for table in content.get("tables") or []),
         recipes={key: at_scale.get(key) or {} for key in ("recipes", "networks", "weights")},
     )
 
@@ -176,7 +177,7 @@ def _threads(at_scale: Mapping[str, Any], file: Path) -> int:
     return threads
 
 
-def _table(table: Any, runs: Sequence[Run], published: Mapping[str, Any], file: Path) -> Table:
+def _table(table: Any, runs: Sequence[Run], seeds: int, published: Mapping[str, Any], file: Path) -> Table:
     check_keys(table, _TABLE_KEYS, file, "a table")
     missing = sorted({"title", "control", "rows"} - set(table))
     if missing:
@@ -186,6 +187,9 @@ def _table(table: Any, runs: Sequence[Run], published: Mapping[str, Any], file: 
     if not rows or len(set(table["rows"])) < len(rows):
         raise UserError(f"{file.name}: {where} has no row, or one twice: list each run once.")
     control = find_run(table["control"], runs, file, where)
+    trained = control if control.of is None else find_run(control.of, runs, file, where)
+    if trained.once and seeds > 1 and len(rows) > 1:
+        raise UserError(f"{file.name}: {where} has the control {control.name}, trained once: gains need every seed.")
     alone = table.get("published_control", "")
     if alone and alone not in published:
         raise UserError(f"{file.name}: {where} counts published gains from {alone!r}, which has no published figure.")

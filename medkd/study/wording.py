@@ -138,9 +138,12 @@ def reading(results: Mapping[str, Any], tables: Sequence[FigureTable]) -> list[s
     sides = ""
     if any(gain.seeds == 1 for gain in gains):
         sides = "A row with one seed is only said to lie above or below 0, and never to be better or worse. "
+    once = ""
+    if any(run.get("once") for run in results["study"]["runs"]):
+        once = " What was trained once has one seed: intervals know nothing of the chance of its training."
     return [
         f"Dice, IoU, recall and precision of the {results['study']['label']} are those of a volume on the grid of the "
-        f"original scan, means over the test volumes ({volumes or NOTHING}) and the seeds ({seeds}){spread}.",
+        f"original scan, means over the test volumes ({volumes or NOTHING}) and the seeds ({seeds}){spread}.{once}",
         "A gain is the Dice of a row less that of the control of its table, volume by volume and seed by seed. In "
         "brackets stands its 95 % interval, from a bootstrap that draws the volumes and the seeds anew. Where the "
         f"interval holds 0, the row cannot be told apart from the control. {_width(seeds)} {sides}All gains of a table "

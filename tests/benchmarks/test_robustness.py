@@ -72,7 +72,7 @@ def test_the_spleen_keeps_its_volume_and_its_intensity(shifts: ModuleType, scan:
     ("name", "air", "body", "spleen", "bone"),
     [
         ("full range of HU", -1000, 40, 120, 975),
-        ("20 HU brighter", -105, 60, 140, 295),
+        ("20 HU brighter", -125, 60, 140, 295),
         ("half of the contrast", -125, 40, 80, 157.5),
     ],
 )

@@ -41,7 +41,7 @@ def lungs(scan):
 
 
 def noise(scan):
-    scan += np.random.default_rng(0).normal(0, 30, scan.shape)
+    scan += np.random.default_rng(0).normal(0, 15, scan.shape)
 
 
 def nothing(scan):
@@ -59,6 +59,26 @@ def test_the_body_and_nothing_else(also, spacing):
         # To the coarse pixel, and what is round loses its outermost tip.
         assert first - step < found.start <= first + 3 * step, also.__name__
         assert last - 3 * step < found.stop <= last + 1 + step, also.__name__
+
+
+def test_where_the_patient_is_wide_the_box_is_wide():
+    scan = drawn(shape=(150, 150, 100), centre=(75, 75), radii=(25, 25))
+    scan[20:130, 20:130, 60:66] = FAT  # 48 mm of 800
+    assert body_box(scan, (3.0, 3.0, 8.0), LEVEL) == (slice(20, 130), slice(20, 130))
+    scan[:, :, 63:66] = AIR
+    assert body_box(scan, (3.0, 3.0, 8.0), LEVEL)[0].start > 45
+
+
+def test_a_body_that_lies_obliquely():
+    scan = np.full((240, 60, 40), AIR)
+    for row in range(40):
+        scan[5 * row : 5 * row + 30, 15:45, row] = FAT
+    x, y = body_box(scan, (3.0, 3.0, 8.0), LEVEL)
+    assert (x.start <= 25, x.stop >= 200, y) == (True, True, slice(15, 45))
+    for row in range(40):  # Steeper, so that no row of pixels is reached for 40 mm.
+        scan[:, :, row] = AIR
+        scan[5 * row : 5 * row + 12, 15:45, row] = FAT
+    assert body_box(scan, (3.0, 3.0, 8.0), LEVEL)[0] == slice(0, 240)
 
 
 @pytest.mark.parametrize("count", [1, 2, 5])
@@ -106,5 +126,15 @@ def test_what_is_kept_of_slices_tells_the_fields_of_view_apart():
     # Slices that were kept before there was a choice are still found.
     assert Preprocessing().key() == "924a458e4794"
     assert Preprocessing.from_dict(Preprocessing(field_of_view="body").to_dict()).field_of_view == "body"
-    with pytest.raises(UserError, match="field_of_view 'head' is not known: choose scan, body"):
-        Preprocessing(field_of_view="head")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ({"field_of_view": "head"}, "field_of_view 'head' is not known: choose scan, body"),
+        ({"field_of_view": "body", "window": "percentiles"}, "field_of_view body needs a window in HU"),
+    ],
+)
+def test_fields_of_view_that_there_are_not(arguments, sentence):
+    with pytest.raises(UserError, match=sentence):
+        Preprocessing(**arguments)

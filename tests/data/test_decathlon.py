@@ -250,6 +250,19 @@ def test_cases_to_learn_from_without_labels(tmp_path: Path) -> None:
     assert [(case.name, case.label) for case in cases] == [("spleen_3", None), ("spleen_10", None), ("new_1", None)]
 
 
+def test_a_case_of_the_test_list_that_has_a_label_too_is_not_unlabelled(tmp_path: Path) -> None:
+    folder = make_task(tmp_path, numbered(10), test=["./imagesTr/spleen_3.nii.gz", "./imagesTs/new_1.nii.gz"])
+    (tmp_path / "imagesTs").mkdir(exist_ok=True)
+    (tmp_path / "imagesTs" / "new_1.nii.gz").touch()
+    assert [case.name for case in DecathlonTask.load(folder).unlabelled] == ["new_1"]
+
+
+def test_nothing_is_left_without_a_label(tmp_path: Path) -> None:
+    task = DecathlonTask.load(make_task(tmp_path, numbered(10)))
+    with pytest.raises(UserError, match="no volume without a label: give the student a smaller share"):
+        task.without_labels(task.split(student_share=1.0))
+
+
 def test_the_cases_of_a_part(tmp_path: Path) -> None:
     task = DecathlonTask.load(make_task(tmp_path, numbered(8)))
     parts = [[case.name for case in task.part(part, seed=3)] for part in ("train", "val", "test")]

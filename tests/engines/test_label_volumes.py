@@ -38,3 +38,11 @@ def test_each_slice_has_the_label_that_the_teacher_gives_it(classes, count):
     assert volume.name == "v"
     assert volume.image is image
     assert (wrong == 7).all()
+
+
+def test_the_teacher_stays_where_it_is_and_nothing_is_nothing():
+    teacher = Threshold(1).train()
+    assert label_volumes([], teacher, "neighbours", "meta") == []
+    assert teacher.training and next(teacher.parameters()).device.type == "cpu"
+    label_volumes([SliceVolume("v", np.zeros((1, 4, 4), np.float16), None)], teacher, "neighbours", "cpu")
+    assert next(teacher.parameters()).device.type == "cpu"

@@ -14,7 +14,7 @@ from torch import nn
 
 from medkd.data import Case, Preprocessing, read_label
 from medkd.engines import SavedModel
-from medkd.inference import Segmenter, evaluate
+from medkd.inference import Segmenter, evaluate, format_evaluation
 from medkd.inference.backends import TorchBackend
 from medkd.inference.options import Options
 from medkd.networks import MultiTaskUNet
@@ -124,7 +124,8 @@ def test_postprocessed_masks_are_those_of_the_segmenter(tmp_path: Path) -> None:
     np.testing.assert_array_equal(mask, read_label(case.label).array)
     kept = segmenter()
     kept.options = Options(largest_component=False, fill_holes=False)
-    assert evaluate(kept, [case], LABELS, postprocessed=True) == found
+    assert evaluate(kept, [case], LABELS, postprocessed=True) == {**found, "postprocessed": True}
+    assert [", post-processed\n" in format_evaluation(report, "run") for report in (found, cleaned)] == [False, True]
 
 
 class Reconstructor(Bright):

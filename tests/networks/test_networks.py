@@ -229,12 +229,12 @@ PUBLISHED = {
 }
 
 
-@pytest.mark.parametrize(("name", "seen"), [("unet_s1", 20), ("unet_tiny", 128)])
+@pytest.mark.parametrize(("name", "seen"), [("unet_s1", 20), ("unet_tiny", 256)])
 def test_how_far_a_tiny_student_sees(name, seen):
     torch.manual_seed(0)
     network = create_network(name, in_channels=1).double().eval()
-    image = torch.rand(1, 1, 128, 128, dtype=torch.float64, requires_grad=True)
-    network(image)[0, 0, 64, 64].backward()
+    image = torch.rand(1, 1, 256, 256, dtype=torch.float64, requires_grad=True)
+    network(image)[0, 0, 128, 128].backward()
     rows = torch.nonzero(image.grad[0, 0].abs().sum(dim=1))
     assert int(rows.max() - rows.min()) + 1 == pytest.approx(seen, abs=4)
 

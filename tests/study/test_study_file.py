@@ -181,6 +181,11 @@ def test_the_studies_of_mtms_share_their_runs(data: Path) -> None:
         (run(of="big", network="unet"), "remove it"),
         (run(of="big", once=True), "remove it"),
         (run(recipe="teacher", network="unet", once="yes"), "true or false"),
+        (
+            {**run(recipe="teacher", network="unet", once=True),
+             "tables": [{"title": "x", "control": "odd", "rows": ["odd", "big"]}]},
+            "gains need every seed",
+        ),
         (run(of="big", slices="every_other"), "held_out"),
         ({"runs": {"a b": {"recipe": "teacher", "network": "unet"}}}, "letters"),
         (

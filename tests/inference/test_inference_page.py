@@ -44,9 +44,10 @@ def test_the_python_of_a_page_runs(page, desk):
     assert nibabel.load(desk / "scan_seg.nii.gz").shape == (24, 20, 5)
 
 
-def test_every_option_of_the_page_is_one_of_the_command(capsys):
-    with pytest.raises(SystemExit):
-        main(["infer", "--help"])
+def test_every_option_of_the_page_is_one_of_the_commands(capsys):
+    for command in ("infer", "evaluate"):
+        with pytest.raises(SystemExit):
+            main([command, "--help"])
     known = capsys.readouterr().out
     named = set(re.findall(r"--[a-z][a-z-]+", (ROOT / "docs" / "inference.md").read_text(encoding="utf-8")))
     assert len(named) > 8 and {option for option in named if option not in known} <= {"--array"}

@@ -6,11 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 
-import nibabel
 import numpy as np
 from scipy import ndimage
 
 from medkd.data import Volume, volume_from_array
+from medkd.data.grid import SliceGrid
 
 AIR, FAT, MUSCLE, BONE = -1000.0, -90.0, 50.0, 700.0
 BODY = -100.0  # HU above which a voxel of the windowed data is no air
@@ -33,12 +33,9 @@ class LabelledScan:
     @classmethod
     def of(cls, image: Volume, label: Volume) -> LabelledScan:
         """From a scan and its label map, 1 for the spleen."""
-        to_ras = nibabel.orientations.io_orientation(image.affine)
-        arrays = (nibabel.orientations.apply_orientation(volume.array, to_ras) for volume in (image, label))
-        scan, mask = arrays
-        order = [int(np.flatnonzero(to_ras[:, 0] == axis)[0]) for axis in range(3)]
-        x, y, z = (image.spacing[axis] for axis in order)
-        return cls(scan.astype(np.float32), mask == 1, (x, y, z))
+        grid = SliceGrid(image.array.shape, image.affine, size=1)
+        scan, mask = (grid.to_ras(volume.array) for volume in (image, label))
+        return cls(scan.astype(np.float32), mask == 1, grid.spacing)
 
     def volume(self) -> Volume:
         """The scan, to be segmented."""

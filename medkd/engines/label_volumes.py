@@ -10,7 +10,7 @@ from torch import nn
 from tqdm import tqdm
 
 from medkd.data import SliceVolume
-from medkd.data.transforms import SLICES_AT_A_TIME, stack_channels
+from medkd.data.transforms import SLICES_AT_A_TIME, stacked_slices
 from medkd.distributed import is_main_process
 from medkd.metrics import labels_from_logits
 
@@ -47,11 +47,10 @@ def label_volumes(
 def _segment(image: np.ndarray, teacher: nn.Module, channels: str, device: str | torch.device) -> np.ndarray:
     """The label map ``(Z, H, W)`` of slices ``(Z, H, W)``."""
     label = np.empty(image.shape, np.uint8)
-    for start in range(0, len(image), SLICES_AT_A_TIME):
-        rows = range(start, min(start + SLICES_AT_A_TIME, len(image)))
-        batch = np.stack([stack_channels(image, row, channels) for row in rows])
+    parts = (slice(start, start + SLICES_AT_A_TIME) for start in range(0, len(image), SLICES_AT_A_TIME))
+    for which, batch in stacked_slices(((part, image[part]) for part in parts), channels):
         # Not inference_mode: the teacher will be used in training.
         with torch.no_grad():
-            logits = teacher(torch.from_numpy(batch).to(device))
-        label[start : start + len(rows)] = np.stack([labels_from_logits(part).cpu().numpy()[0] for part in logits])
+            logits = teacher(torch.from_numpy(batch).float().to(device))
+        label[which] = np.stack([labels_from_logits(part).cpu().numpy()[0] for part in logits])
     return label

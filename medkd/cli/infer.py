@@ -48,7 +48,7 @@ def add_commands(commands: Any) -> None:
     how = infer.add_argument_group("how to segment")
     how.add_argument("--all-pieces", action="store_true", help="keep more than the largest piece of a label")
     how.add_argument("--keep-holes", action="store_true", help="leave holes in a label as they are")
-    how.add_argument("--flips", action="store_true", help="mean of four flipped copies; four times the work")
+    how.add_argument("--flips", action="store_true", help="mean of four flipped copies, for models trained on such")
     how.add_argument("--uncertainty", action="store_true", help="also measure how unsure the network is")
     how.add_argument(
         "--backend",

@@ -19,6 +19,8 @@ from monai.transforms import (
     RandScaleIntensityd,
     RandShiftIntensityd,
     RandSimulateLowResolutiond,
+    RandZoomd,
+    ScaleIntensityRanged,
     ToTensord,
     Transform,
 )
@@ -85,13 +87,27 @@ def _mild(size: int) -> list[Transform]:
 def _strong(size: int) -> list[Transform]:
     return [
         RandThinSlicesd("image"),
-        _affine(prob=0.9, degrees=15, scale=(-0.2, 0.3), shift=0.08 * size),
-        RandSimulateLowResolutiond(keys="image", prob=0.15, upsample_mode="bilinear", zoom_range=(0.5, 1.0)),
+        # Patients differ in size more than in shape.
+        _affine(prob=0.9, degrees=15, scale=(-0.07, 0.07), shift=0.08 * size),
+        RandZoomd(
+            keys=KEYS,
+            prob=0.7,
+            min_zoom=0.8,
+            max_zoom=1.25,
+            mode=("bilinear", "nearest-exact"),
+            padding_mode="constant",
+            allow_missing_keys=True,
+        ),
+        RandSimulateLowResolutiond(
+            keys="image", prob=0.15, downsample_mode="area", upsample_mode="bilinear", zoom_range=(0.5, 1.0)
+        ),
         RandGaussianSmoothd(keys="image", sigma_x=(0.3, 1.2), sigma_y=(0.3, 1.2), prob=0.15),
         RandGaussianNoised(keys="image", prob=0.25, std=0.08),
         RandScaleIntensityd(keys="image", factors=0.2, prob=0.5),
         RandShiftIntensityd(keys="image", offsets=0.08, prob=0.5),
         RandAdjustContrastd(keys="image", gamma=(0.7, 1.5), prob=0.3),
+        # As a window leaves no scan brighter or darker.
+        ScaleIntensityRanged(keys="image", a_min=0.0, a_max=1.0, b_min=0.0, b_max=1.0, clip=True),
     ]
 
 

@@ -5,28 +5,33 @@ from __future__ import annotations
 import cc3d
 import numpy as np
 
-# Looked for on a coarse grid: fine enough for a margin of a few millimetres, coarse enough to lose the table.
+# Between air and lungs on one side and fat on the other, far from both; in HU.
+BODY_HU = -300.0
+# Above the lowest value of a scan whose air was cut off, as a window of other software does.
+CUT_OFF = 8.0
+# Looked for on a coarse grid: fine enough for a box within a pixel of it, coarse enough to lose the table.
 PIXEL_MM, SLICE_MM = 4.0, 8.0
 # So much of the patient's length must reach as far, or half of a short scan, so that a hand on a slice does not count.
 LENGTH_MM = 40.0
 
 
-def body_box(scan: np.ndarray, spacing: tuple[float, float, float], level: float) -> tuple[slice, slice]:
+def body_box(scan: np.ndarray, spacing: tuple[float, float, float]) -> tuple[slice, slice]:
     """The box around the body in the axial plane, the same for all slices.
 
-    The body is the largest piece that is brighter than a level, without what is thinner than about 10 mm, such as the
-    table and clothes, or reaches as far for less than 40 mm of the patient. An arm that touches the body belongs to it.
+    The body is the largest piece that is brighter than air and lungs, without what is thinner than about 10 mm, such as
+    the table and clothes, or reaches as far for less than 40 mm of the patient. An arm that touches the body belongs to
+    it.
 
     Args:
-        scan: ``(X, Y, Z)`` in RAS order.
+        scan: ``(X, Y, Z)`` in RAS order, in HU.
         spacing: voxel size in mm.
-        level: what is brighter than air, in the unit of the scan.
 
     Returns:
         Its range along x and y; all of the plane where nothing is found.
     """
     steps = [max(1, round(PIXEL_MM / spacing[0])), max(1, round(PIXEL_MM / spacing[1]))]
     apart = max(1, round(SLICE_MM / spacing[2]))
+    level = max(BODY_HU, float(scan.min()) + CUT_OFF)
     body = _opened(_coarse(scan[:, :, ::apart], steps) > level)
     body = cc3d.largest_k(body, k=1, connectivity=6) > 0
     half = (int(body.any(axis=(0, 1)).sum()) + 1) // 2

@@ -101,14 +101,14 @@ class DecathlonTask:
                 raise UserError(f"{file} gives no label for the training case {case.name}: add its 'label' file.")
         if check_files:
             _check_files(cases, str(file))
-        labelled = {case.image.resolve() for case in cases}
+        labelled = {key for case in cases if case.image.is_file() for key in _same_image(case)}
         others = _cases(content.get("test", []), "test", file)
         return cls(
             folder=file.parent,
             name=str(content.get("name") or file.parent.resolve().name),
             labels=_labels(content["labels"], file),
             cases=cases,
-            unlabelled=[case for case in others if case.image.is_file() and case.image.resolve() not in labelled],
+            unlabelled=[case for case in others if case.image.is_file() and labelled.isdisjoint(_same_image(case))],
         )
 
     @classmethod
@@ -320,6 +320,12 @@ def _cases(entries: Any, key: str, file: Path) -> list[Case]:
             raise UserError(f"{file} lists the case {name} twice under '{key}': remove one or rename its file.")
         cases[name] = Case(name, path, None if label is None else file.parent / label)
     return [cases[name] for name in _natural(cases)]
+
+
+def _same_image(case: Case) -> set[tuple[str | int, int]]:
+    """What another case with the same image, linked or copied under its name, has one of too."""
+    file = case.image.stat()
+    return {(file.st_dev, file.st_ino), (case.name, file.st_size)}
 
 
 def _natural(names: Iterable[str]) -> list[str]:

@@ -20,9 +20,6 @@ PERCENTILES = "percentiles"
 # How many channels a slice has for a network, by how they are made.
 CHANNELS = {"neighbours": 3, "replicated": 3, "single": 1}
 FIELDS_OF_VIEW = ("scan", "body")
-# The share of the window above which nothing is air.
-AIR = 0.02
-
 
 # As many slices as the processor's cache holds a few of.
 SLICES_AT_A_TIME = 8
@@ -96,7 +93,7 @@ class Preprocessing:
         if self.field_of_view not in FIELDS_OF_VIEW:
             raise UserError(f"field_of_view {self.field_of_view!r} is not known: choose {', '.join(FIELDS_OF_VIEW)}.")
         if self.field_of_view == "body" and self.window is None:
-            raise UserError("field_of_view body needs a window in HU, which tells air from body: give one, or scan.")
+            raise UserError("field_of_view body tells air from body by HU: give a window in HU, or field_of_view scan.")
 
     @property
     def in_channels(self) -> int:
@@ -121,7 +118,7 @@ class Preprocessing:
         """A short hash of everything that changes the stored slices (how they are stacked does not)."""
         content: dict[str, Any] = {"size": self.size, "window": self.window and list(self.window), "version": 1}
         if self.field_of_view != "scan":
-            content["field_of_view"] = self.field_of_view
+            content |= {"field_of_view": self.field_of_view, "body_version": 2}
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
 
     def apply(self, image: Volume, label: Volume | None = None) -> PreparedScan:
@@ -145,10 +142,9 @@ class Preprocessing:
     def grid(self, image: Volume) -> SliceGrid:
         """Where the slices of a scan lie."""
         grid = SliceGrid(image.array.shape, image.affine, self.size)
-        if self.field_of_view == "scan" or self.window is None:
+        if self.field_of_view == "scan":
             return grid
-        low, high = self.window
-        box = body_box(grid.to_ras(image.array), grid.spacing, low + AIR * (high - low))
+        box = body_box(grid.to_ras(image.array), grid.spacing)
         return SliceGrid(image.array.shape, image.affine, self.size, box)
 
     def slices(self, image: Volume, grid: SliceGrid) -> Iterator[tuple[slice, np.ndarray]]:

@@ -29,11 +29,13 @@ class SavedModel:
         network: name and arguments for :func:`medkd.networks.create_network`.
         preprocessing: how its input is made.
         labels: value to name, background first.
+        flips: trained on flipped slices too, so that it does not need to know the side of the body.
     """
 
     network: dict[str, Any]
     preprocessing: Preprocessing
     labels: dict[int, str]
+    flips: bool = False
 
     def __post_init__(self) -> None:
         # The channels of the network are the labels, and masks are uint8.
@@ -92,6 +94,7 @@ class SavedModel:
                 network=dict(content["network"]),
                 preprocessing=Preprocessing.from_dict(content["preprocessing"]),
                 labels={int(value): str(name) for value, name in content["labels"].items()},
+                flips=bool(content.get("flips", False)),
             )
         except UserError as error:
             raise UserError(f"{path} cannot be used: {error}") from error

@@ -7,5 +7,13 @@ from medkd.handlers.distillation import DistillationHandler
 from medkd.handlers.history import HistoryHandler
 from medkd.handlers.progress import ProgressHandler
 from medkd.handlers.seed import EpochSeedHandler
+from medkd.handlers.validation import LastEpochValidationHandler
 
-__all__ = ["DistillationHandler", "EpochSeedHandler", "HistoryHandler", "ProgressHandler", "RunCheckpointHandler"]
+__all__ = [
+    "DistillationHandler",
+    "EpochSeedHandler",
+    "HistoryHandler",
+    "LastEpochValidationHandler",
+    "ProgressHandler",
+    "RunCheckpointHandler",
+]

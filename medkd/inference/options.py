@@ -14,7 +14,7 @@ class Options:
             several pieces, such as lesions or vessels.
         fill_holes: give holes that a label encloses to it.
         flips: also segment the scan flipped left to right, front to back and both, and take the mean of the four
-            logits; four times the work.
+            logits; four times the work, and only for a model that was trained on flipped slices.
         uncertainty: measure how unsure the network is of every label.
     """
 

@@ -43,6 +43,9 @@ class Segmenter:
         model: what the network is.
         key: of the model, see :func:`~medkd.inference.backends.model_file.model_hash`.
         options: what is done beside the network.
+
+    Raises:
+        UserError: flips are asked for, and the model was trained without.
     """
 
     def __init__(self, backend: Backend, model: SavedModel, key: str = "", options: Options | None = None) -> None:
@@ -50,6 +53,11 @@ class Segmenter:
         self.model = model
         self.key = key
         self.options = options or Options()
+        if self.options.flips and not model.flips:
+            raise UserError(
+                "the model was trained without flips and tells organs by their side: leave --flips out, or train with "
+                "--augment turns."
+            )
 
     @classmethod
     def load(
@@ -71,7 +79,7 @@ class Segmenter:
             options: what is done beside the network.
 
         Raises:
-            UserError: the folder holds no usable model, or the backend cannot run it.
+            UserError: the folder holds no usable model, the backend cannot run it, or the options do not fit it.
         """
         model = SavedModel.read(run)
         key = model_hash(run)

@@ -1,4 +1,4 @@
-"""A student of the size of S1 that sees the whole abdomen: a deep U-Net of depthwise separable convolutions."""
+"""A student of the size of S1 that sees the whole slice: a deep U-Net of depthwise separable convolutions."""
 
 from __future__ import annotations
 
@@ -41,8 +41,10 @@ class TinyUNet(nn.Module):
     """U-Net of depthwise separable 5x5 convolutions, deep and narrow; returns raw logits.
 
     S1 spends its parameters on full 3x3 convolutions and sees about 20 pixels. Separable ones cost a fifth, so that
-    the same number of parameters reaches down to where a 5x5 kernel spans the abdomen. The full resolution, where
-    most of the time goes, has one full convolution on either side and few channels.
+    the same number of parameters reaches down to where a 5x5 kernel spans a slice of 128 pixels. The full resolution,
+    where most of the time goes, has one full convolution on either side and few channels.
+
+    Unlike in the reference, norm and ReLU come once a block, behind the pointwise convolution.
 
     Any input size is accepted: it is zero-padded at the far end to the next multiple of ``2 ** levels`` and the logits
     are cropped back.

@@ -67,8 +67,12 @@ def find_run(name: str, runs: Sequence[Run], file: Path, where: str) -> Run:
     raise UserError(f"{file.name}: {where} names the run {name!r}, which there is none of: {hint}")
 
 
-def is_distilled(run: Run) -> bool:
-    """Whether a run listens to its teacher: a control has one too, but no term with a weight and none of its labels."""
+def is_distilled(run: Run, runs: Sequence[Run]) -> bool:
+    """Whether a run, or the one whose model it evaluates, listens to its teacher.
+
+    A control has a teacher too, but no term with a weight and none of its labels.
+    """
+    run = next((other for other in runs if other.name == run.of), run)
     if run.teacher is None:
         return False
     if (run.overrides or {}).get("unlabelled"):

@@ -200,5 +200,5 @@ def _table(table: Any, runs: Sequence[Run], seeds: int, published: Mapping[str, 
         control=control.name,
         published_control=alone,
         rows=tuple(run.name for run in rows),
-        distilled=tuple(run.name for run in rows if is_distilled(run) and run != control),
+        distilled=tuple(run.name for run in rows if is_distilled(run, runs) and run != control),
     )

@@ -11,12 +11,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import nibabel
 import numpy as np
 import pytest
-from monai.bundle import ConfigWorkflow
+from monai.bundle import ConfigParser, ConfigWorkflow
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from medkd.bundle import STUDENT, TEACHER, bundle_folder
@@ -69,6 +70,22 @@ def test_training_keeps_model_curves_and_tensorboard_apart(trained):
     assert sorted(file.name for file in (trained / "models").iterdir()) == ["model.json", "model.pt", "splits.json"]
     assert {file.name for file in (trained / "eval").iterdir()} == {"checkpoint.pt", "history.json", "tensorboard"}
     assert tags(trained / "eval") >= {"epoch_loss", "val_dice"}
+
+
+@pytest.mark.parametrize(
+    ("name", "config"),
+    [(TEACHER, "train"), (TEACHER, "pretrain"), (TEACHER, "distill"), (STUDENT, "train"), (STUDENT, "distill")],
+)
+def test_no_two_workers_augment_alike(name, config, teacher, phantoms, small, tmp_path):
+    parser = ConfigParser()
+    parser.read_config(bundle_folder(name) / "configs" / f"{config}.yaml")
+    parser.update({**small, "dataset_dir": str(phantoms), "output_dir": str(tmp_path), "augment": True})
+    parser.update({"train::sampler": "$[9] * 16", "train::dataloader::num_workers": 4, "batch_size": 2})
+    if config == "distill":
+        parser["teacher_run"] = str(teacher)
+    parser.get_parsed_content("train::handlers::0")(SimpleNamespace(state=SimpleNamespace(epoch=1)))
+    batches = parser.get_parsed_content("train::dataloader")
+    assert len({image.numpy().tobytes() for batch in batches for image in batch["image"]}) > 12
 
 
 def test_distilling_with_both_bundles(bundle, teacher, phantoms, small, tmp_path):

@@ -27,7 +27,7 @@ def drawn(augment: bool | str, count: int = 60) -> list[dict[str, torch.Tensor]]
     return [transform(disc()) for _ in range(count)]
 
 
-@pytest.mark.parametrize(("augment", "smallest", "largest", "shift"), [(True, 0.7, 1.45, 6), ("strong", 0.5, 1.6, 9)])
+@pytest.mark.parametrize(("augment", "smallest", "largest", "shift"), [(True, 0.7, 1.45, 6), ("strong", 0.5, 1.9, 9)])
 def test_the_disc_is_of_another_size_at_another_place_and_never_on_the_other_side(augment, smallest, largest, shift):
     items = drawn(augment)
     areas = np.array([float((item["label"] > 0).sum()) for item in items]) / float((disc()["label"] > 0).sum())
@@ -54,6 +54,20 @@ def test_strong_is_noisier_and_shows_thin_slices():
     same = [torch.equal(item["image"][0], item["image"][2]) for item in drawn("strong")]
     assert 0 < sum(same) < 20
     assert not any(torch.equal(item["image"][0], item["image"][2]) for item in drawn(True))
+
+
+def test_strong_stays_within_the_window():
+    items = drawn("strong", 100)
+    assert min(float(item["image"].min()) for item in items) == 0.0
+    assert all(float(item["image"].max()) <= 1.0 for item in items)
+
+
+def test_strong_changes_the_size_more_than_the_shape():
+    extents = [np.argwhere(item["label"][0].numpy() > 0) for item in drawn("strong", 100)]
+    sides = np.array([found.max(axis=0) - found.min(axis=0) + 1 for found in extents], float)
+    shape, size = np.log(sides[:, 0] / sides[:, 1]), np.log(sides.prod(axis=1)) / 2
+    assert 0.02 < np.abs(shape).max() < 0.25
+    assert size.std() > 1.5 * shape.std()
 
 
 def test_thin_slices():

@@ -13,7 +13,6 @@ from medkd.data.body import body_box
 from medkd.errors import UserError
 
 AIR, FAT, TABLE = -1000.0, -95.0, 300.0
-LEVEL = -117.0  # 2 % above the lower end of the window
 
 
 def drawn(shape=(120, 100, 12), spacing=(3.0, 3.0, 5.0), centre=(60, 50), radii=(35, 20), hu=FAT) -> np.ndarray:
@@ -40,6 +39,14 @@ def lungs(scan):
     scan[35:85, 40:60, 6:] = -850
 
 
+def fat_at_low_kilovoltage(scan):
+    scan[scan == FAT] = -125
+
+
+def air_cut_off(scan):
+    np.clip(scan, -125, 275, out=scan)
+
+
 def noise(scan):
     scan += np.random.default_rng(0).normal(0, 15, scan.shape)
 
@@ -48,12 +55,15 @@ def nothing(scan):
     pass
 
 
-@pytest.mark.parametrize("also", [nothing, table, arms, hand_on_one_slice, lungs, noise])
+CHANGES = [nothing, table, arms, hand_on_one_slice, lungs, fat_at_low_kilovoltage, air_cut_off, noise]
+
+
+@pytest.mark.parametrize("also", CHANGES)
 @pytest.mark.parametrize("spacing", [(3.0, 3.0, 5.0), (0.8, 0.8, 1.0), (5.0, 2.0, 40.0)])
 def test_the_body_and_nothing_else(also, spacing):
     scan = drawn()
     also(scan)
-    x, y = body_box(scan, spacing, LEVEL)
+    x, y = body_box(scan, spacing)
     steps = [max(1, round(4.0 / mm)) for mm in spacing[:2]]
     for found, (first, last), step in zip((x, y), ((25, 95), (30, 70)), steps, strict=True):
         # To the coarse pixel, and what is round loses its outermost tip.
@@ -64,33 +74,33 @@ def test_the_body_and_nothing_else(also, spacing):
 def test_where_the_patient_is_wide_the_box_is_wide():
     scan = drawn(shape=(150, 150, 100), centre=(75, 75), radii=(25, 25))
     scan[20:130, 20:130, 60:66] = FAT  # 48 mm of 800
-    assert body_box(scan, (3.0, 3.0, 8.0), LEVEL) == (slice(20, 130), slice(20, 130))
+    assert body_box(scan, (3.0, 3.0, 8.0)) == (slice(20, 130), slice(20, 130))
     scan[:, :, 63:66] = AIR
-    assert body_box(scan, (3.0, 3.0, 8.0), LEVEL)[0].start > 45
+    assert body_box(scan, (3.0, 3.0, 8.0))[0].start > 45
 
 
 def test_a_body_that_lies_obliquely():
     scan = np.full((240, 60, 40), AIR)
     for row in range(40):
         scan[5 * row : 5 * row + 30, 15:45, row] = FAT
-    x, y = body_box(scan, (3.0, 3.0, 8.0), LEVEL)
+    x, y = body_box(scan, (3.0, 3.0, 8.0))
     assert (x.start <= 25, x.stop >= 200, y) == (True, True, slice(15, 45))
     for row in range(40):  # Steeper, so that no row of pixels is reached for 40 mm.
         scan[:, :, row] = AIR
         scan[5 * row : 5 * row + 12, 15:45, row] = FAT
-    assert body_box(scan, (3.0, 3.0, 8.0), LEVEL)[0] == slice(0, 240)
+    assert body_box(scan, (3.0, 3.0, 8.0))[0] == slice(0, 240)
 
 
 @pytest.mark.parametrize("count", [1, 2, 5])
 def test_few_slices_are_enough(count):
-    assert body_box(drawn(shape=(120, 100, count)), (3.0, 3.0, 5.0), LEVEL) == body_box(drawn(), (3.0, 3.0, 5.0), LEVEL)
+    assert body_box(drawn(shape=(120, 100, count)), (3.0, 3.0, 5.0)) == body_box(drawn(), (3.0, 3.0, 5.0))
 
 
 def test_a_body_that_fills_the_plane_and_one_that_is_not_there():
     whole = (slice(0, 121), slice(0, 99))
-    assert body_box(np.full((121, 99, 4), FAT), (3.0, 3.0, 5.0), LEVEL) == whole
-    assert body_box(np.full((121, 99, 4), AIR), (3.0, 3.0, 5.0), LEVEL) == whole
-    assert body_box(np.full((1, 99, 4), AIR), (3.0, 3.0, 5.0), LEVEL) == (slice(0, 1), slice(0, 99))
+    assert body_box(np.full((121, 99, 4), FAT), (3.0, 3.0, 5.0)) == whole
+    assert body_box(np.full((121, 99, 4), AIR), (3.0, 3.0, 5.0)) == whole
+    assert body_box(np.full((1, 99, 4), AIR), (3.0, 3.0, 5.0)) == (slice(0, 1), slice(0, 99))
 
 
 def volume(scan: np.ndarray, axcodes: str = "RAS") -> Volume:
@@ -132,7 +142,7 @@ def test_what_is_kept_of_slices_tells_the_fields_of_view_apart():
     ("arguments", "sentence"),
     [
         ({"field_of_view": "head"}, "field_of_view 'head' is not known: choose scan, body"),
-        ({"field_of_view": "body", "window": "percentiles"}, "field_of_view body needs a window in HU"),
+        ({"field_of_view": "body", "window": "percentiles"}, "field_of_view body tells air from body by HU"),
     ],
 )
 def test_fields_of_view_that_there_are_not(arguments, sentence):

@@ -5,7 +5,9 @@ import inspect
 import json
 import os
 import random
+import shutil
 import tarfile
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -255,6 +257,15 @@ def test_a_case_of_the_test_list_that_has_a_label_too_is_not_unlabelled(tmp_path
     (tmp_path / "imagesTs").mkdir(exist_ok=True)
     (tmp_path / "imagesTs" / "new_1.nii.gz").touch()
     assert [case.name for case in DecathlonTask.load(folder).unlabelled] == ["new_1"]
+
+
+@pytest.mark.parametrize("again", [os.link, shutil.copyfile])
+def test_nor_is_a_second_file_of_it(again: Callable[[Path, Path], Any], tmp_path: Path) -> None:
+    folder = make_task(tmp_path, numbered(10), test=["./imagesTs/spleen_3.nii.gz", "./imagesTs/spleen_7.nii.gz"])
+    (tmp_path / "imagesTs").mkdir(exist_ok=True)
+    again(folder / "imagesTr" / "spleen_3.nii.gz", tmp_path / "imagesTs" / "spleen_3.nii.gz")
+    (tmp_path / "imagesTs" / "spleen_7.nii.gz").write_text("another patient of that number")
+    assert [case.name for case in DecathlonTask.load(folder).unlabelled] == ["spleen_7"]
 
 
 def test_nothing_is_left_without_a_label(tmp_path: Path) -> None:

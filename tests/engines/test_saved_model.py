@@ -59,6 +59,19 @@ def test_a_model_that_others_trained_can_be_saved_and_read(tmp_path):
     assert not (tmp_path / "other").exists()
 
 
+@pytest.mark.parametrize("flips", [True, False])
+def test_whether_it_was_trained_on_flipped_slices_is_kept(flips, tmp_path):
+    SavedModel({"name": "unet_s1"}, Preprocessing(size=32), LABELS, flips).write_description(tmp_path)
+    assert SavedModel.read(tmp_path).flips == flips
+
+
+def test_a_description_without_a_word_of_flips_had_none(tmp_path):
+    content = SavedModel({"name": "unet_s1"}, Preprocessing(size=32), LABELS).to_dict()
+    del content["flips"]
+    (tmp_path / "model.json").write_text(json.dumps(content))
+    assert not SavedModel.read(tmp_path).flips
+
+
 def test_a_bundle_is_read_from_its_models_folder(run, tmp_path_factory):
     folder, network = run
     bundle = tmp_path_factory.mktemp("bundle")

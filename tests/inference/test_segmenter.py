@@ -16,6 +16,7 @@ from torch import nn
 import medkd
 from medkd.data import DecathlonTask, Preprocessing, read_image, volume_from_array
 from medkd.engines import SavedModel
+from medkd.errors import UserError
 from medkd.inference import Options, Segmenter, evaluate, format_evaluation
 from medkd.inference.backends import TorchBackend
 from tests.data.dicom_series import ct_values, write_series
@@ -50,7 +51,7 @@ class BrightOnTheRight(Threshold):
 
 
 def segmenter(size: int = 64, network: nn.Module | None = None, **options: bool) -> Segmenter:
-    model = SavedModel({"name": "threshold"}, Preprocessing(size, (0.0, 100.0)), LABELS)
+    model = SavedModel({"name": "threshold"}, Preprocessing(size, (0.0, 100.0)), LABELS, flips=True)
     return Segmenter(TorchBackend(network or Threshold(), "cpu"), model, "0" * 64, Options(**options))
 
 
@@ -147,6 +148,12 @@ def test_flips_take_the_mean_of_four_directions(tmp_path):
     # Of the four directions two see a pixel and two say -10, whatever its place.
     by_hand[:] = (2 * logits + 2 * -10) / 4
     np.testing.assert_allclose(model.predict(prepared)[0], by_hand, atol=1e-4)
+
+
+def test_a_model_that_never_saw_a_flipped_slice_is_shown_none():
+    model = SavedModel({"name": "threshold"}, Preprocessing(64), LABELS)
+    with pytest.raises(UserError, match="trained without flips and tells organs by their side: leave --flips out"):
+        Segmenter(TorchBackend(Threshold(), "cpu"), model, options=Options(flips=True))
 
 
 def test_uncertainty_is_that_of_the_pixels_found(tmp_path):

@@ -256,6 +256,8 @@ def test_a_run_is_distilled_if_a_term_of_its_teacher_counts(
     table = {"title": "One", "control": "control", "rows": ["odd"]}
     study = load_study(write(tmp_path, **run(**own), tables=[table]), "small", data)
     assert study.tables[0].distilled == (("odd",) if distilled else ())
+    again = {"runs": {**run(**own)["runs"], "again": {"of": "odd"}}, "tables": [{**table, "rows": ["again"]}]}
+    assert load_study(write(tmp_path, **again), "small", data).tables[0].distilled == (("again",) if distilled else ())
 
 
 def test_files_that_a_study_names_lie_beside_it(tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:

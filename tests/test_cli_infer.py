@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 import signal
 import subprocess
@@ -14,9 +15,12 @@ import nibabel
 import numpy as np
 import pytest
 
+from medkd.bundle import STUDENT, bundle_folder
+from medkd.cli import main
 from medkd.data import Preprocessing
 from medkd.engines import SavedModel
 from medkd.inference import Segmenter
+from medkd.inference.backends.model_file import model_hash
 from medkd.networks import create_network, network_definition
 
 AFFINE = np.diag([-2.0, 2.0, 5.0, 1.0])
@@ -90,3 +94,37 @@ def test_a_name_that_no_terminal_can_show_is_segmented(model, tmp_path):
     said = command.communicate(timeout=60)[0].decode()
     assert command.returncode == 0 and "ller_seg.nii.gz: spleen" in said
     assert os.listdir(os.fsencode(tmp_path / "out")).count(b"M\xfcller_seg.nii.gz") == 1  # noqa: PTH208 - bytes
+
+
+@pytest.mark.parametrize(
+    ("words", "shipped", "names"),
+    [
+        (["a.nii.gz"], True, ["a"]),
+        (["a.nii.gz", "b.nii.gz"], True, ["a", "b"]),
+        (["MODEL", "a.nii.gz"], False, ["a"]),
+        (["--no-preview", "MODEL", "--threads", "1", "a.nii.gz", "b.nii.gz"], False, ["a", "b"]),
+        (["a.nii.gz", "--no-preview", "b.nii.gz"], True, ["a", "b"]),
+    ],
+)
+def test_the_first_word_is_the_model_where_it_is_one(words, shipped, names, model, tmp_path, monkeypatch, capsys):
+    """Without one the student that comes with medkd segments, and says so."""
+    for name in ("a", "b"):
+        write_scans(tmp_path / name, 1).joinpath("scan_00.nii.gz").rename(tmp_path / f"{name}.nii.gz")
+    monkeypatch.chdir(tmp_path)
+    words = [str(model) if word == "MODEL" else word for word in words]
+    assert main(["infer", "--out", "masks", "--backend", "torch", *words]) == 0
+    rows = json.loads((tmp_path / "masks" / "measurements.json").read_text())
+    student = bundle_folder(STUDENT)
+    assert ("the model that comes with medkd, for research use only" in capsys.readouterr().err) == shipped
+    assert [row["name"] for row in rows] == names
+    assert {row["model_sha256"] for row in rows} == {model_hash(student if shipped else model)}
+
+
+@pytest.mark.parametrize("file", ["checkpoint.pt", "recipe.json", "model.json"])
+def test_a_run_without_a_model_yet_is_not_taken_for_scans(file, tmp_path, capsys):
+    (tmp_path / file).write_text("{}")
+    (tmp_path / "scan.nii.gz").touch()
+    assert main(["infer", str(tmp_path), str(tmp_path / "scan.nii.gz"), "--out", str(tmp_path / "out")]) == 2
+    assert "model" in capsys.readouterr().err
+    assert main(["infer", str(tmp_path), "--out", str(tmp_path / "out")]) == 2
+    assert "give the scans that it shall segment behind it" in capsys.readouterr().err

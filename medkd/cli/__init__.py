@@ -26,6 +26,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     parser = _parser()
     options, rest = parser.parse_known_args(arguments)
+    if options.command == "infer" and not any(word.startswith("-") for word in rest):
+        # argparse does not know the scans behind an option for more of those before it.
+        options.words, rest = options.words + rest, []
     if rest and not options.overridable:
         parser.error(f"not understood: {' '.join(rest)}; see medkd {options.command} --help")
     # MONAI and ignite log each engine's life, errors with it; the user gets one bar and one sentence.

@@ -9,26 +9,29 @@ import re
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
+from medkd.bundle import STUDENT, bundle_folder
 from medkd.cli.command import command
+from medkd.errors import UserError
+from medkd.run_folder import is_run_or_bundle
 
 
 def add_commands(commands: Any) -> None:
     """Declare the commands of this module."""
     infer = command(
         commands, "infer", _infer, "segment new scans",
-        "medkd infer runs/student scan.nii.gz series_folder --out masks",
+        "medkd infer scan.nii.gz series_folder --out masks",
     )  # fmt: skip
-    infer.add_argument("model", metavar="RUN", help="run folder of the model, or a bundle")
+    infer.usage = "medkd infer [RUN] INPUT [INPUT ...] --out DIR [options]"
     infer.add_argument(
-        "inputs",
+        "words",
         nargs="+",
-        type=Path,
         metavar="INPUT",
-        help="scans (NIfTI, NRRD, MetaImage), folders of them or of DICOM series, task folders, or a .txt of paths",
+        help="scans (NIfTI, NRRD, MetaImage), folders of them or of DICOM series, task folders, or a .txt of paths; "
+        "before them the RUN folder of a model, or a bundle (the spleen model that comes with medkd)",
     )
     infer.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder for masks, tables and report")
     cohort = infer.add_argument_group("many scans")
@@ -70,6 +73,17 @@ def _shard(text: str) -> tuple[int, int]:
     return int(match[1]), int(match[2])
 
 
+def _model_and_inputs(words: Sequence[str]) -> tuple[Path, list[str]]:
+    """The model to use, the shipped one where none is named, and what to segment."""
+    first = Path(words[0])
+    if is_run_or_bundle(first):
+        if len(words) == 1:
+            raise UserError(f"{first} is the folder of a model: give the scans that it shall segment behind it.")
+        return first, list(words[1:])
+    _say(f"medkd: segmenting with {STUDENT}, the model that comes with medkd, for research use only.", sys.stderr)
+    return bundle_folder(STUDENT), list(words)
+
+
 def _infer(options: argparse.Namespace) -> int:
     # numpy's small products need no threads of their own, which would fight for the cores with those of the network.
     # It reads this when it is first imported, here and in the workers.
@@ -79,8 +93,9 @@ def _infer(options: argparse.Namespace) -> int:
     from medkd.inference.inputs import find_scans
     from medkd.inference.options import Options
 
+    model, inputs = _model_and_inputs(options.words)
     settings = CohortSettings(
-        model=options.model,
+        model=str(model),
         backend=options.backend,
         device=options.device,
         threads=options.threads,
@@ -93,7 +108,7 @@ def _infer(options: argparse.Namespace) -> int:
         preview=not options.no_preview,
         dicom_seg=not options.no_dicom_seg,
     )
-    scans = find_scans(options.inputs)
+    scans = find_scans(inputs)
     # A process of its own is what a scan can crash without harm to the others.
     workers = 1 if options.workers is None and options.ray is None and len(scans) > 1 else options.workers
     done = failed = 0

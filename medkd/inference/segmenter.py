@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from medkd.bundle import STUDENT, bundle_folder
 from medkd.data.scan import read_scan
 from medkd.data.transforms import PreparedScan, prepared_slices, stacked_slices
 from medkd.data.volume import Volume
@@ -33,7 +34,7 @@ class Segmenter:
 
     Example::
 
-        segmenter = medkd.Segmenter.load("runs/student")
+        segmenter = medkd.Segmenter.load()  # the spleen model that comes with medkd, or load("runs/student")
         result = segmenter("scan.nii.gz")
         print(result.measurements["labels"]["spleen"]["volume_ml"])
         result.save("scan_seg.nii.gz")
@@ -62,7 +63,7 @@ class Segmenter:
     @classmethod
     def load(
         cls,
-        run: str | Path,
+        run: str | Path | None = None,
         backend: str = AUTO,
         device: str | None = None,
         threads: int | None = None,
@@ -71,7 +72,7 @@ class Segmenter:
         """Load the model of a run folder, or of a bundle.
 
         Args:
-            run: the folder.
+            run: the folder; the student that comes with medkd by default.
             backend: ``torch``, ``onnx``, ``openvino`` or ``auto``, see
                 :func:`~medkd.inference.backends.create_backend`.
             device: of torch, such as ``cuda:1``.
@@ -81,6 +82,7 @@ class Segmenter:
         Raises:
             UserError: the folder holds no usable model, the backend cannot run it, or the options do not fit it.
         """
+        run = bundle_folder(STUDENT) if run is None else run
         model = SavedModel.read(run)
         key = model_hash(run)
         return cls(create_backend(run, key, backend, device, threads), model, key, options)

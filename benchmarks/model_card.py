@@ -1,0 +1,174 @@
+"""The card of the shipped student: its figures on every test volume, and pictures of where it fails.
+
+    python benchmarks/model_card.py run --data $MEDKD_DATA/btcv_spleen   # a minute
+    python benchmarks/model_card.py report
+
+``run`` segments the test volumes with the student and the teacher that the bundles ship and writes
+``docs/results/model_card.json``; ``report`` makes ``docs/model_card.md`` and its picture from that alone. The picture
+has outlines without the scans, which are not ours to publish.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from skimage.measure import approximate_polygon, find_contours
+
+from medkd import Segmenter
+from medkd.bundle import STUDENT, TEACHER, bundle_folder
+from medkd.data import Case, DecathlonTask, read_image, read_label
+from medkd.data.grid import SliceGrid
+from medkd.files import write_json
+from medkd.inference import Options
+from medkd.machine import machine_facts
+from medkd.metrics import OverlapCounts, paired_difference
+from medkd.networks import count_parameters
+
+ROOT = Path(__file__).parent.parent
+RESULTS = ROOT / "docs" / "results" / "model_card.json"
+PAGE = ROOT / "docs" / "model_card.md"
+PICTURE = ROOT / "docs" / "images" / "student_cases.png"
+MODELS = {"student": STUDENT, "teacher": TEACHER}
+AS_IT_IS = Options(largest_component=False, fill_holes=False)
+# Of Okabe and Ito; the lines differ in their dashes too.
+LOOKS: dict[str, dict[str, Any]] = {
+    "truth": {"color": "#000000", "linewidth": 2.4, "linestyle": "solid"},
+    "teacher": {"color": "#0072b2", "linewidth": 1.4, "linestyle": (0, (5, 2))},
+    "student": {"color": "#d55e00", "linewidth": 1.4, "linestyle": (0, (1.5, 1.2))},
+}
+
+
+def run(data: Path) -> None:
+    """Segment the test volumes with both models."""
+    cases = DecathlonTask.load(data).part("test")
+    segmenters = {name: Segmenter.load(bundle_folder(bundle), "torch") for name, bundle in MODELS.items()}
+    results = {
+        "machine": machine_facts(),
+        "data": "btcv_spleen, its own split",
+        "parameters": {
+            name: count_parameters(segmenter.model.load_network(bundle_folder(MODELS[name])))
+            for name, segmenter in segmenters.items()
+        },
+        "cases": [_case(case, segmenters) for case in cases],
+    }
+    write_json(RESULTS, results)
+
+
+def _case(case: Case, segmenters: dict[str, Segmenter]) -> dict[str, Any]:
+    image, truth = read_image(case.image), read_label(case.label).array == 1
+    grid = SliceGrid(image.array.shape, image.affine, segmenters["student"].model.preprocessing.size)
+    ml = float(np.prod(grid.spacing)) / 1000
+    figures: dict[str, Any] = {"name": case.name, "ml": round(int(truth.sum()) * ml, 1)}
+    masks = {"truth": truth}
+    for name, segmenter in segmenters.items():
+        masks[name] = segmenter(image).mask == 1
+        segmenter.options, finished = AS_IT_IS, segmenter.options
+        alone = segmenter(image).mask == 1
+        segmenter.options = finished
+        figures[name] = {
+            "dice": round(OverlapCounts.of(masks[name], truth).dice, 4),
+            "dice_without_postprocessing": round(OverlapCounts.of(alone, truth).dice, 4),
+            "ml": round(int(masks[name].sum()) * ml, 1),
+        }
+    standing = {name: grid.to_ras(mask) for name, mask in masks.items()}
+    index = int(np.argmax((standing["student"] ^ standing["truth"]).sum(axis=(0, 1))))
+    outlines = {name: _outlines(mask[:, :, index], grid.spacing) for name, mask in standing.items()}
+    return {**figures, "slice": index, "slices": grid.shape[2], "outlines": outlines}
+
+
+def _outlines(mask: np.ndarray, spacing: tuple[float, float, float]) -> list[list[list[float]]]:
+    """Polygons in mm, the patient's right at the left and the front above."""
+    padded = np.pad(mask.astype(float), 1)
+    polygons = [approximate_polygon(line, 0.3) - 1 for line in find_contours(padded, 0.5)]
+    return [np.round(line * (-spacing[0], spacing[1]), 1).tolist() for line in polygons]
+
+
+def draw(results: dict[str, Any], file: Path) -> None:
+    """The slice of every volume where the student errs most, from the worst volume to the best."""
+    cases = sorted(results["cases"], key=lambda case: float(case["student"]["dice"]))
+    figure = Figure(figsize=(9, 6.4), layout="constrained")
+    axes = figure.subplots(2, (len(cases) + 1) // 2).ravel()
+    side = max(max(_extent(case)[1]) for case in cases) + 10
+    for axis, case in zip(axes, cases, strict=False):
+        _draw_case(axis, case, side)
+    for axis in axes[len(cases) :]:
+        axis.set_visible(False)
+    handles, names = axes[0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside lower center", ncols=len(names), frameon=False)
+    file.parent.mkdir(exist_ok=True)
+    figure.savefig(file, dpi=100, metadata={"Software": None})
+
+
+def _extent(case: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+    """The middle of the outlines, and how far they reach; mm."""
+    points = np.concatenate([np.array(line) for lines in case["outlines"].values() for line in lines])
+    low, high = points.min(axis=0), points.max(axis=0)
+    return (low + high) / 2, high - low
+
+
+def _draw_case(axis: Axes, case: dict[str, Any], side: float) -> None:
+    for name, look in LOOKS.items():
+        for index, line in enumerate(case["outlines"][name]):
+            axis.plot(*zip(*line, strict=True), **look, label=name if index == 0 else None)
+        if not case["outlines"][name]:
+            axis.plot([], [], **look, label=name)
+    dice = ", ".join(f"{name} {case[name]['dice']:.3f}" for name in MODELS)
+    axis.set_title(f"{case['name']}, slice {case['slice']} of {case['slices']}\nvolume: {dice}", fontsize=9)
+    middle = _extent(case)[0]
+    left, bottom = middle - side / 2
+    axis.set(aspect="equal", xlim=(left, left + side), ylim=(bottom, bottom + side))
+    axis.set_xticks([])
+    axis.set_yticks([])
+    axis.plot([left + 4, left + 24], [bottom + 4] * 2, color="#4d4d4d", linewidth=3, solid_capstyle="butt")
+    axis.text(left + 14, bottom + 6, "20 mm", ha="center", va="bottom", fontsize=8, color="#4d4d4d")
+
+
+def figures_table(results: dict[str, Any]) -> list[str]:
+    """Dice and volume of every test volume, and the means with their intervals."""
+    lines = [
+        "| volume | true ml | student: Dice | ml | without post-processing | teacher: Dice | ml |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for case in results["cases"]:
+        student, teacher = case["student"], case["teacher"]
+        lines.append(
+            f"| {case['name']} | {case['ml']:.0f} | {student['dice']:.3f} | {student['ml']:.0f} | "
+            f"{student['dice_without_postprocessing']:.3f} | {teacher['dice']:.3f} | {teacher['ml']:.0f} |"
+        )
+    cells = [_interval(results, name, key) for name, key in
+             (("student", "dice"), ("student", "dice_without_postprocessing"), ("teacher", "dice"))]  # fmt: skip
+    ml = mean(case["ml"] for case in results["cases"])
+    lines.append(f"| **mean** | {ml:.0f} | {cells[0]} | | {cells[1]} | {cells[2]} | |")
+    return lines
+
+
+def _interval(results: dict[str, Any], model: str, key: str) -> str:
+    dice = np.array([[case[model][key] for case in results["cases"]]])
+    around = paired_difference(dice, np.zeros_like(dice))
+    return f"**{around.mean:.3f}** [{around.low:.3f}, {around.high:.3f}]"
+
+
+def main() -> None:
+    """Parse and call."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("run").add_argument("--data", type=Path, required=True)
+    commands.add_parser("report")
+    options = parser.parse_args()
+    if options.command == "run":
+        run(options.data)
+        return
+    results = json.loads(RESULTS.read_text(encoding="utf-8"))
+    draw(results, PICTURE)
+    print("\n".join(figures_table(results)))
+
+
+if __name__ == "__main__":
+    main()

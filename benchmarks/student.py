@@ -6,6 +6,8 @@ medkd study run benchmarks/student/table.yaml --out runs/student     # the table
 medkd study report runs/student
 python benchmarks/student.py store runs/student   # docs/results/student_*.json
 python benchmarks/student.py report               # docs/student.md from the stored JSON alone
+python benchmarks/student.py install runs/student # the models of the table that the bundles ship
+python benchmarks/student.py reproduce --data $MEDKD_DATA/btcv_spleen   # their rows of the table, a minute
 """
 
 from __future__ import annotations
@@ -14,14 +16,19 @@ import argparse
 import json
 import re
 import shutil
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from medkd.bundle import STUDENT, TEACHER, bundle_folder
+from medkd.data import DecathlonTask
 from medkd.files import atomic_write
+from medkd.inference import Segmenter, evaluate
 from medkd.metrics import paired_difference
+from medkd.run_folder import DESCRIPTION_FILE, WEIGHTS_FILE
 from medkd.study import wording
 from medkd.study.markdown import markdown_report
 from medkd.study.tables import FigureRow, study_tables
@@ -30,6 +37,10 @@ ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "student.md"
 TABLE = "table"
 STUDIES = (TABLE, "choice", "methods")
+# Which runs of the table the bundles ship, each of the first seed.
+SHIPPED = {STUDENT: "shipped", TEACHER: "teacher"}
+# Another processor or build of torch sums in another order, which moves a few voxels.
+TOLERANCE = 0.001
 INTRODUCTION = """# The student that is shipped: how it was chosen and what it is worth
 
 Made by `python benchmarks/student.py report` from `docs/results/student_*.json`, which `medkd study run` and
@@ -90,15 +101,48 @@ def _with_interval(row: FigureRow, results: Mapping[str, Any]) -> str:
     return f"{around.mean:.3f} [{around.low:.3f}, {around.high:.3f}]{unfinished}"
 
 
+def install(out: Path) -> None:
+    """Copy the models that the bundles ship."""
+    for bundle, run in SHIPPED.items():
+        target = bundle_folder(bundle) / "models"
+        for file in (DESCRIPTION_FILE, WEIGHTS_FILE):
+            shutil.copyfile(out / "runs" / f"{run}-{_first(run)['seed']}" / file, target / file)
+
+
+def reproduce(data: Path) -> int:
+    """Evaluate the shipped models and compare every test volume with the table; 1 where one differs."""
+    task, differing = DecathlonTask.load(data), 0
+    for bundle, run in SHIPPED.items():
+        report = evaluate(Segmenter.load(bundle_folder(bundle), "torch"), task.part("test"), task.labels)
+        for case, expected in zip(report["cases"], _first(run)["cases"], strict=True):
+            dice, stored_dice = (entry["labels"]["spleen"]["dice"] for entry in (case, expected))
+            agrees = case["name"] == expected["name"] and abs(dice - stored_dice) <= TOLERANCE
+            differing += not agrees
+            words = "as stored" if agrees else f"but {stored_dice:.4f} of {expected['name']} is stored"
+            print(f"{bundle} {case['name']}: Dice {dice:.4f}, {words}")
+    return int(differing > 0)
+
+
+def _first(run: str) -> dict[str, Any]:
+    """What the table holds of a run's first seed."""
+    return json.loads(stored(TABLE).read_text(encoding="utf-8"))["runs"][run][0]
+
+
 def main() -> None:
     """Parse and call."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("store").add_argument("out", type=Path)
+    for command in ("store", "install"):
+        commands.add_parser(command).add_argument("out", type=Path)
     commands.add_parser("report")
+    commands.add_parser("reproduce").add_argument("--data", type=Path, required=True)
     options = parser.parse_args()
     if options.command == "store":
         store(options.out)
+    elif options.command == "install":
+        install(options.out)
+    elif options.command == "reproduce":
+        sys.exit(reproduce(options.data))
     else:
         with atomic_write(PAGE) as temporary:
             temporary.write_text(student_page(), encoding="utf-8")

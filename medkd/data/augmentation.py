@@ -13,13 +13,13 @@ from monai.transforms import (
     MapTransform,
     RandAdjustContrastd,
     RandAffined,
+    RandAffineGrid,
     RandGaussianNoised,
     RandGaussianSmoothd,
     RandomizableTransform,
     RandScaleIntensityd,
     RandShiftIntensityd,
     RandSimulateLowResolutiond,
-    RandZoomd,
     ScaleIntensityRanged,
     ToTensord,
     Transform,
@@ -51,6 +51,19 @@ class RandThinSlicesd(RandomizableTransform, MapTransform):
             image: torch.Tensor = item[key]
             item[key] = image[len(image) // 2].expand_as(image).clone()
         return item
+
+
+class _RandSizeGrid(RandAffineGrid):
+    """MONAI's, which scales every axis by itself, with a factor that all axes share."""
+
+    def __init__(self, sizes: tuple[float, float], **ranges: Any) -> None:
+        super().__init__(**ranges)
+        self.sizes = sizes
+
+    def randomize(self, data: Any | None = None) -> None:
+        super().randomize(data)
+        size = self.R.uniform(*self.sizes)
+        self.scale_params = [size * scale for scale in self.scale_params]
 
 
 def slice_augmentation(augment: bool | str, size: int) -> Transform | None:
@@ -88,16 +101,7 @@ def _strong(size: int) -> list[Transform]:
     return [
         RandThinSlicesd("image"),
         # Patients differ in size more than in shape.
-        _affine(prob=0.9, degrees=15, scale=(-0.07, 0.07), shift=0.08 * size),
-        RandZoomd(
-            keys=KEYS,
-            prob=0.7,
-            min_zoom=0.8,
-            max_zoom=1.25,
-            mode=("bilinear", "nearest-exact"),
-            padding_mode="constant",
-            allow_missing_keys=True,
-        ),
+        _affine(prob=0.9, degrees=15, scale=(-0.07, 0.07), shift=0.08 * size, sizes=(0.8, 1.25)),
         RandSimulateLowResolutiond(
             keys="image", prob=0.15, downsample_mode="area", upsample_mode="bilinear", zoom_range=(0.5, 1.0)
         ),
@@ -111,18 +115,20 @@ def _strong(size: int) -> list[Transform]:
     ]
 
 
-def _affine(prob: float, degrees: float, scale: tuple[float, float], shift: float) -> Transform:
-    # MONAI maps the places of the result back: a scale of 0.3 shows the patient smaller.
-    return RandAffined(
-        keys=KEYS,
-        prob=prob,
-        rotate_range=radians(degrees),
-        scale_range=(scale, scale),
-        translate_range=(shift, shift),
-        mode=("bilinear", "nearest"),
-        padding_mode="zeros",
-        allow_missing_keys=True,
+def _affine(
+    prob: float, degrees: float, scale: tuple[float, float], shift: float, sizes: tuple[float, float] | None = None
+) -> Transform:
+    """Turns, scales and shifts; ``scale`` is drawn for each axis and added to 1, ``sizes`` for both and multiplied."""
+    # MONAI maps the places of the result back: a scale above 1 shows the patient smaller.
+    ranges = {
+        "rotate_range": radians(degrees), "scale_range": (scale, scale), "translate_range": (shift, shift),
+    }  # fmt: skip
+    affine = RandAffined(
+        keys=KEYS, prob=prob, mode=("bilinear", "nearest"), padding_mode="zeros", allow_missing_keys=True, **ranges
     )
+    if sizes is not None:
+        affine.rand_affine.rand_affine_grid = _RandSizeGrid(sizes, **ranges)
+    return affine
 
 
 def _to_tensor() -> Transform:

@@ -120,7 +120,7 @@ def _affine(
 ) -> Transform:
     """Turns, scales and shifts; ``scale`` is drawn for each axis and added to 1, ``sizes`` for both and multiplied."""
     # MONAI maps the places of the result back: a scale above 1 shows the patient smaller.
-    ranges = {
+    ranges: dict[str, Any] = {
         "rotate_range": radians(degrees), "scale_range": (scale, scale), "translate_range": (shift, shift),
     }  # fmt: skip
     affine = RandAffined(

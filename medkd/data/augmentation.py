@@ -63,7 +63,7 @@ class _RandSizeGrid(RandAffineGrid):
     def randomize(self, data: Any | None = None) -> None:
         super().randomize(data)
         size = self.R.uniform(*self.sizes)
-        self.scale_params = [size * scale for scale in self.scale_params]
+        self.scale_params = [size * scale for scale in self.scale_params or ()]
 
 
 def slice_augmentation(augment: bool | str, size: int) -> Transform | None:

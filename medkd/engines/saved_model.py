@@ -224,16 +224,29 @@ def load_tensors(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} is damaged or no checkpoint: train the model again.") from error
 
 
-def load_weights(network: nn.Module, path: Path) -> None:
+def load_weights(network: nn.Module, path: Path, outputs: int | None = None) -> None:
     """Load weights that must fit exactly.
+
+    Args:
+        network: as built.
+        path: the file.
+        outputs: of the network that the weights are of; where this one has another number, the layer that gives them
+            stays as it is.
 
     Raises:
         UserError: they are of another network.
     """
-    from medkd.networks import count_parameters
+    from medkd.networks import count_parameters, network_definition
 
+    weights, own = load_tensors(path), network.state_dict()
+    if outputs is not None:
+        wanted = [outputs, network_definition(network).get("out_channels", 1)]
+        for name in own.keys() & weights.keys():
+            pair = [weights[name], own[name]]
+            if wanted[0] != wanted[1] and [len(each) for each in pair if each.ndim] == wanted:
+                weights[name] = own[name]
     try:
-        network.load_state_dict(load_tensors(path))
+        network.load_state_dict(weights)
     except RuntimeError as error:
         raise UserError(
             f"{path} holds the weights of another network than {type(network).__name__} with "

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from medkd.distributed import process_count, synchronize_batch_norm
-from medkd.engines.saved_model import load_weights, model_folder
+from medkd.engines.saved_model import SavedModel, load_weights, model_folder
 from medkd.networks.layout import channels_last
 from medkd.run_folder import WEIGHTS_FILE
 
@@ -24,10 +24,15 @@ def prepare_network(
         network: as built.
         device: where it will be trained.
         compile: translate it with ``torch.compile`` at its first pass; its weights keep their names.
-        initial_run: run folder whose ``model.pt`` gives the first weights, for example a pre-training.
+        initial_run: run folder whose ``model.pt`` gives the first weights, for example a pre-training. A model of
+            another number of labels gives all but the layer that tells the labels apart, which starts anew.
+
+    Raises:
+        UserError: the folder holds no model, or one of another network.
     """
     if initial_run is not None:
-        load_weights(network, model_folder(initial_run) / WEIGHTS_FILE)
+        outputs = SavedModel.read(initial_run).network.get("out_channels", 1)
+        load_weights(network, model_folder(initial_run) / WEIGHTS_FILE, outputs)
     network = channels_last(network.to(device))
     if process_count() > 1:
         network = synchronize_batch_norm(network)

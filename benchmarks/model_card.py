@@ -25,7 +25,7 @@ from medkd import Segmenter
 from medkd.bundle import STUDENT, TEACHER, bundle_folder
 from medkd.data import Case, DecathlonTask, read_image, read_label
 from medkd.data.grid import SliceGrid
-from medkd.files import write_json
+from medkd.files import atomic_write, write_json
 from medkd.inference import Options
 from medkd.machine import machine_facts
 from medkd.metrics import OverlapCounts, paired_difference
@@ -37,6 +37,61 @@ PAGE = ROOT / "docs" / "model_card.md"
 PICTURE = ROOT / "docs" / "images" / "student_cases.png"
 MODELS = {"student": STUDENT, "teacher": TEACHER}
 AS_IT_IS = Options(largest_component=False, fill_holes=False)
+CARD = """# Model card: the spleen on CT, by a student of {parameters} parameters
+
+Made by `python benchmarks/model_card.py report` from `docs/results/model_card.json`, which `... run` writes; do not
+edit.
+
+**For research. It is no medical device, no one has approved it for the care of patients, and every mask has to be
+looked at.**
+
+## The model
+
+`unet_tiny`, {parameters} parameters, in `bundles/spleen_ct_student/models` and in the wheel. It segments axial slices
+of CT one by one, each between its two neighbours, cut to the box around the body and resized to 128 x 128 pixels, HU
+from -125 to 275. Out come masks on the grid of the scan, of which `medkd infer` keeps the largest piece without its
+holes. Its teacher, a multi-task U-Net of {teacher_parameters} parameters, lies in `bundles/spleen_ct_teacher` of the
+repository.
+
+## What it is for
+
+Measuring the spleen in research: volumes of cohorts, first masks for people to correct, experiments with
+distillation. Not for diagnosis, therapy or any decision about a patient, not for anything but CT, and not for
+animals.
+
+## What it learned from
+
+Twelve volumes of BTCV (Landman et al. 2015): abdominal CT of one hospital with contrast in the portal venous phase,
+of patients with colorectal cancer or ventral hernia, cut to -125 to 275 HU before they came to us. Two more were left
+for validation, and the six of the table below for the test. [student.md](student.md) says how network and
+distillation were chosen, on training volumes alone, and holds the table of students with fewer labels, with three
+seeds each.
+
+## Figures
+
+The shipped weights on the {volumes} test volumes. Post-processing keeps the largest piece and fills its holes. In
+brackets the 95 % interval of the mean from a bootstrap over the volumes, which knows nothing of the chance of
+training.
+
+{figures}
+
+`make reproduce-student` measures the shipped weights again.
+
+## Where it fails
+
+![Outlines of truth, teacher and student, one slice of every test volume]({picture})
+
+In every test volume the slice with the most wrong pixels, from the volume with the lowest Dice to that with the
+highest. The lowest is {worst_dice}, of {worst}. [robustness.md](robustness.md) shows what is left on scans that
+differ: other HU, thickness, noise, fields of view, parts of the abdomen, arms down, scans without a spleen.
+
+## What it was not tested on
+
+Children; other hospitals and scanners; unenhanced and arterial scans, but for one of the former; patients without a
+spleen, with an accessory one, after trauma, with tumours, cysts or infarcts of it; very large ones, above 420 ml;
+pregnancy; metal beside it. Whether it serves women and men, or any group, alike is not known: the data does not say
+who its patients are.
+"""
 # Of Okabe and Ito; the lines differ in their dashes too.
 LOOKS: dict[str, dict[str, Any]] = {
     "truth": {"color": "#000000", "linewidth": 2.4, "linestyle": "solid"},
@@ -149,6 +204,21 @@ def figures_table(results: dict[str, Any]) -> list[str]:
     return lines
 
 
+def page(results: dict[str, Any]) -> str:
+    """The card."""
+    worst = min(results["cases"], key=lambda case: float(case["student"]["dice"]))
+    facts = {
+        "parameters": f"{results['parameters']['student']:,}",
+        "teacher_parameters": f"{results['parameters']['teacher']:,}",
+        "volumes": len(results["cases"]),
+        "figures": "\n".join(figures_table(results)),
+        "worst": worst["name"],
+        "worst_dice": f"{worst['student']['dice']:.3f}",
+        "picture": PICTURE.relative_to(PAGE.parent),
+    }
+    return CARD.format(**facts)
+
+
 def _interval(results: dict[str, Any], model: str, key: str) -> str:
     dice = np.array([[case[model][key] for case in results["cases"]]])
     around = paired_difference(dice, np.zeros_like(dice))
@@ -167,7 +237,8 @@ def main() -> None:
         return
     results = json.loads(RESULTS.read_text(encoding="utf-8"))
     draw(results, PICTURE)
-    print("\n".join(figures_table(results)))
+    with atomic_write(PAGE) as temporary:
+        temporary.write_text(page(results), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from medkd.study.plan import Run
 RECIPES = {"teacher": (TEACHER, "train"), "alone": (STUDENT, "train"), "distill": (STUDENT, "distill")}
 _RUN_KEYS = {
     "title": str, "recipe": str, "network": str, "teacher": str, "method": str, "terms": list, "overrides": dict,
-    "of": str, "slices": str, "once": bool,
+    "of": str, "slices": str, "once": bool, "start": str, "dataset": str,
 }  # fmt: skip
 
 
@@ -46,7 +46,7 @@ def expand_runs(study: Mapping[str, Any], scale: Mapping[str, Any], file: Path) 
     runs = [_run(str(name), spec, study, scale, chosen, file) for name, spec in specs.items()]
     _check_weights(chosen, runs, file)
     for run in runs:
-        for other in (run.teacher, run.of):
+        for other in (run.teacher, run.of, run.start):
             found = None if other is None else find_run(other, runs, file, f"the run {run.name}")
             if found is not None and (found.of or found.name == run.name):
                 raise UserError(f"{file.name}: {run.name} needs {found.name}, which trains no model: choose another.")
@@ -124,7 +124,8 @@ def _run(
     except UserError as error:
         raise UserError(f"{file.name}: {what}: {error}") from error
     once = spec.get("once", False)
-    return Run(name, title, bundle, config, overrides, method, spec.get("teacher"), None, slices, once)
+    others = {key: spec.get(key) for key in ("teacher", "start", "dataset")}
+    return Run(name, title, bundle, config, overrides, method, slices=slices, once=once, **others)
 
 
 def _split(study: Mapping[str, Any], file: Path) -> dict[str, Any]:
@@ -194,8 +195,8 @@ def _in_order(runs: Sequence[Run]) -> tuple[Run, ...]:
 
     def add(run: Run, below: tuple[str, ...]) -> None:
         if run.name in below:
-            raise UserError(f"the runs {', '.join(below)} teach each other: let one of them have no teacher.")
-        for other in (run.teacher, run.of):
+            raise UserError(f"the runs {', '.join(below)} need each other: let one have no teacher and no start.")
+        for other in (run.teacher, run.of, run.start):
             if other is not None:
                 add(by_name[other], (*below, run.name))
         ordered.setdefault(run.name, run)

@@ -27,10 +27,10 @@ class Job:
         run: what to train.
         seed: of everything that is drawn.
         folder: of all runs.
-        data: the task folder.
+        data: the task folder, or the file in it.
         cache: of prepared slices and the teachers' outputs.
         threads: of the processor, so that the figures do not depend on how many runs share it.
-        needs: the job that must be finished before, of the teacher or of the model that is evaluated, if any.
+        needs: the jobs that must be finished before: of the teacher, of the model that is evaluated, of the start.
         recipe: what the figures depend on, that of its teacher included, and no folder of this machine: as long as it
             stays the same, a finished run stays finished.
     """
@@ -55,6 +55,8 @@ class Job:
         own: dict[str, Any] = {"dataset_dir": self.data, "cache_dir": self.cache, "seed": self.seed}
         if self.run.teacher is not None:
             own["teacher_run"] = str(Path(self.folder) / self.needs[0])
+        if self.run.start is not None:
+            own["initial_run"] = str(Path(self.folder) / self.needs[-1])
         return {**own, **(self.run.overrides or {})}
 
 
@@ -67,7 +69,7 @@ def jobs_of(study: Study, out: Path) -> list[Job]:
         for seed in study.seeds_of(run):
             needs = tuple(
                 f"{name}-{seed if seed in study.seeds_of(study.run(name)) else study.seeds[0]}"
-                for name in (run.teacher, run.of)
+                for name in (run.teacher, run.of, run.start)
                 if name is not None
             )
             recipes[f"{run.name}-{seed}"] = _recipe(run, seed, study, [recipes[name] for name in needs])
@@ -76,7 +78,7 @@ def jobs_of(study: Study, out: Path) -> list[Job]:
                 run=run,
                 seed=seed,
                 folder=str(out / "runs"),
-                data=str(out / "data") if study.data is None else study.data,
+                data=str(_data(run, study, out)),
                 cache=str(out / "cache"),
                 threads=study.threads,
                 needs=needs,
@@ -84,6 +86,12 @@ def jobs_of(study: Study, out: Path) -> list[Job]:
             )
             jobs.append(job)
     return jobs
+
+
+def _data(run: Run, study: Study, out: Path) -> Path:
+    folder = out / "data" if study.data is None else Path(study.data)
+    dataset = study.run(run.of or run.name).dataset
+    return folder if dataset is None else folder / dataset
 
 
 def _recipe(run: Run, seed: int, study: Study, needed: list[dict[str, Any]]) -> dict[str, Any]:
@@ -105,6 +113,8 @@ def _recipe(run: Run, seed: int, study: Study, needed: list[dict[str, Any]]) -> 
         "data": study.phantom if study.data is None else Path(study.data).name,
         "needed": needed,
     }
+    if run.dataset is not None:
+        recipe["dataset"] = run.dataset
     return json.loads(json.dumps(recipe, default=str))
 
 

@@ -47,6 +47,7 @@ def run_facts(results: Mapping[str, Any]) -> list[RunFacts]:
 def _facts(run: Mapping[str, Any]) -> RunFacts:
     overrides = dict(run["overrides"] or {})
     network = overrides.pop("network_name", None)
+    overrides |= {key: run[key] for key in ("start", "dataset") if run.get(key)}
     # A distillation that names no method has the one of its config.
     method = "of the recipe" if run["teacher"] and not run["method"] else run["method"] and Path(run["method"]).name
     return RunFacts(

@@ -22,6 +22,8 @@ class Run:
         of: name of the run whose model is evaluated, where this one trains none.
         slices: ``held_out`` evaluates on those slices alone (:func:`medkd.data.held_out_slices`).
         once: trained with the first seed alone; runs of every seed that need it share it.
+        start: name of the run whose weights it starts from.
+        dataset: file in the task folder to use instead of ``dataset.json``, of the same cases with other labels.
     """
 
     name: str
@@ -34,6 +36,8 @@ class Run:
     of: str | None = None
     slices: str | None = None
     once: bool = False
+    start: str | None = None
+    dataset: str | None = None
 
 
 @dataclass(frozen=True)

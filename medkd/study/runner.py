@@ -56,7 +56,8 @@ def run_study(
         if study.phantom is not None:
             _make_phantoms(out / "data", dict(study.phantom))
         jobs = jobs_of(study, out)
-        _check_label(study.label, Path(jobs[0].data))
+        for data in dict.fromkeys(job.data for job in jobs):
+            _check_label(study.label, Path(data))
         write_json(plan, study.to_dict())
         outcome = standing(jobs, out, retry)
         if outcome.left(jobs):
@@ -132,7 +133,10 @@ def _make_phantoms(folder: Path, phantom: dict[str, Any]) -> None:
 
 def _check_label(label: str, data: Path) -> None:
     """Refuse a label that no run could be judged by, before hours of training."""
-    labels = list(json.loads((data / "dataset.json").read_text(encoding="utf-8")).get("labels", {}).values())
+    file = data if data.suffix == ".json" else data / "dataset.json"
+    if not file.is_file():
+        raise UserError(f"{file}, which a run of the study names, is missing: put it there.")
+    labels = list(json.loads(file.read_text(encoding="utf-8")).get("labels", {}).values())
     if label not in labels:
         raise UserError(f"the study shows the label {label!r}, and {data} has {', '.join(labels)}: set 'label'.")
 

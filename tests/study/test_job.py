@@ -1,12 +1,16 @@
 from __future__ import annotations
 
+import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from medkd.data import DecathlonTask, held_out_slices
+from medkd.engines.saved_model import load_tensors
 from medkd.errors import UserError
 from medkd.inference import Segmenter, evaluate
 from medkd.study.job import claim, jobs_of, read_result, run_job
@@ -57,6 +61,35 @@ def test_a_run_of_one_seed_is_shared_by_all_seeds(tiny_task: Path, tmp_path: Pat
     # What there was before the teacher was trained once only is of the same recipe with the first seed alone.
     before = {job.id: job for job in jobs_of(study(tiny_task), tmp_path)}
     assert before["two-0"].recipe == jobs["two-0"].recipe and before["two-3"].recipe != jobs["two-3"].recipe
+
+
+def test_a_run_may_start_from_one_of_other_labels(tiny_task: Path, tmp_path: Path) -> None:
+    content = json.loads((tiny_task / "dataset.json").read_text())
+    labels = {**content["labels"], "2": "another"}
+    other = tmp_path / "Task"
+    shutil.copytree(tiny_task, other)
+    (other / "organs.json").write_text(json.dumps({**content, "labels": labels}))
+    runs = (
+        Run("organs", "Organs", "spleen_ct_student", "train", TINY, dataset="organs.json", once=True),
+        Run("one", "One", "spleen_ct_student", "train", {**TINY, "learning_rate": 0.0}, start="organs"),
+        Run("two", "Two", "spleen_ct_student", "distill", {"network_name": "unet_s1"}, None, "one", start="organs"),
+    )
+    plan = study(other, runs=runs)
+    jobs = {job.id: job for job in jobs_of(plan, tmp_path)}
+    assert jobs["one-3"].needs == ("organs-0",) and jobs["two-3"].needs == ("one-3", "organs-0")
+    folder = tmp_path / "runs"
+    assert jobs["two-3"].overrides()["teacher_run"] == str(folder / "one-3")
+    assert jobs["two-3"].overrides()["initial_run"] == str(folder / "organs-0")
+    assert [Path(job.data).name for job in jobs.values()] == ["organs.json", *["Task"] * 4]
+    for id in ("organs-0", "one-0"):
+        run_job(jobs[id])
+    organs, one = (load_tensors(folder / id / "model.pt") for id in ("organs-0", "one-0"))
+    weights = [key for key in one if key.endswith("weight") and one[key].shape == organs[key].shape]
+    assert len(weights) > 5 and all(torch.equal(one[key], organs[key]) for key in weights)
+    result = read_result(jobs["organs-0"])
+    assert result is not None and "block" in result["cases"][0]["labels"]
+    # Where neither is said a recipe stays what it was before there were any.
+    assert "dataset" in jobs["organs-0"].recipe and "dataset" not in jobs["one-0"].recipe
 
 
 def test_phantoms_lie_in_the_folder_of_the_study(tiny_task: Path, tmp_path: Path) -> None:

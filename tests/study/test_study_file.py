@@ -191,8 +191,14 @@ def test_the_studies_of_mtms_share_their_runs(data: Path) -> None:
         (
             {"runs": {"a": {"recipe": "distill", "network": "unet_s1", "teacher": "b"},
                       "b": {"recipe": "distill", "network": "unet_s1", "teacher": "a"}}},
-            "teach each other",
+            "need each other",
         ),
+        (
+            {"runs": {"a": {"recipe": "alone", "network": "unet_s1", "start": "b"},
+                      "b": {"recipe": "alone", "network": "unet_s1", "start": "a"}}},
+            "need each other",
+        ),
+        (run(recipe="alone", network="unet_s1", start="bgi"), "did you mean big"),
         ({"tables": [{"title": "x", "rows": []}]}, "without control"),
         ({"tables": [{"title": "x", "control": "big", "rows": ["bgi"]}]}, "did you mean big"),
         ({"pictures": {"teacher": "bog"}}, "did you mean big"),

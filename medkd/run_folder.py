@@ -17,5 +17,5 @@ TERM_FIGURES = ("weighted", "gradient")
 
 def is_run_or_bundle(folder: Path) -> bool:
     """Whether a folder is that of a run, finished or not, or of a bundle."""
-    files = (DESCRIPTION_FILE, CHECKPOINT_FILE, RECIPE_FILE, f"models/{DESCRIPTION_FILE}", "configs/metadata.json")
-    return any((folder / file).is_file() for file in files)
+    of_run = (DESCRIPTION_FILE, WEIGHTS_FILE, CHECKPOINT_FILE, RECIPE_FILE)
+    return any((folder / file).is_file() for file in (*of_run, f"models/{DESCRIPTION_FILE}", "configs/metadata.json"))

@@ -120,7 +120,22 @@ def test_the_first_word_is_the_model_where_it_is_one(words, shipped, names, mode
     assert {row["model_sha256"] for row in rows} == {model_hash(student if shipped else model)}
 
 
-@pytest.mark.parametrize("file", ["checkpoint.pt", "recipe.json", "model.json"])
+def test_a_word_that_may_be_meant_as_a_model_is_not_passed_over(model, tmp_path, capsys):
+    scan, out = write_scans(tmp_path / "scans", 1) / "scan_00.nii.gz", str(tmp_path / "out")
+    (tmp_path / "runs" / "student").mkdir(parents=True)
+    for words, sentence in [
+        ([str(scan), str(model)], "name one alone, and before the scans"),
+        ([str(model), str(scan), str(model)], "name one alone, and before the scans"),
+        ([str(tmp_path / "runs"), str(scan)], "holds no scan"),
+        ([str(tmp_path / "nothing"), str(scan)], "does not exist"),
+    ]:
+        assert main(["infer", *words, "--out", out]) == 2
+        said = capsys.readouterr().err
+        assert sentence in said and "comes with medkd" not in said
+    assert not Path(out).exists()
+
+
+@pytest.mark.parametrize("file", ["checkpoint.pt", "recipe.json", "model.json", "model.pt"])
 def test_a_run_without_a_model_yet_is_not_taken_for_scans(file, tmp_path, capsys):
     (tmp_path / file).write_text("{}")
     (tmp_path / "scan.nii.gz").touch()

@@ -75,12 +75,18 @@ def _shard(text: str) -> tuple[int, int]:
 
 def _model_and_inputs(words: Sequence[str]) -> tuple[Path, list[str]]:
     """The model to use, the shipped one where none is named, and what to segment."""
-    first = Path(words[0])
+    from medkd.inference.inputs import find_scans
+
+    first, others = Path(words[0]), list(words[1:])
+    for word in others:
+        if is_run_or_bundle(Path(word)):
+            raise UserError(f"{word} is the folder of a model: name one alone, and before the scans.")
     if is_run_or_bundle(first):
-        if len(words) == 1:
+        if not others:
             raise UserError(f"{first} is the folder of a model: give the scans that it shall segment behind it.")
-        return first, list(words[1:])
-    _say(f"medkd: segmenting with {STUDENT}, the model that comes with medkd, for research use only.", sys.stderr)
+        return first, others
+    if first.is_dir() and others:
+        find_scans([first])  # what holds neither a model nor a scan is no folder to go on without
     return bundle_folder(STUDENT), list(words)
 
 
@@ -109,6 +115,8 @@ def _infer(options: argparse.Namespace) -> int:
         dicom_seg=not options.no_dicom_seg,
     )
     scans = find_scans(inputs)
+    if model == bundle_folder(STUDENT):
+        _say(f"medkd: segmenting with {STUDENT}, the model that comes with medkd, for research use only.", sys.stderr)
     # A process of its own is what a scan can crash without harm to the others.
     workers = 1 if options.workers is None and options.ray is None and len(scans) > 1 else options.workers
     done = failed = 0

@@ -7,8 +7,9 @@ import numpy as np
 
 # Between air and lungs on one side and fat on the other, far from both; in HU.
 BODY_HU = -300.0
-# Above the lowest value of a scan whose air was cut off, as a window of other software does.
-CUT_OFF = 8.0
+# Above the lowest value of a scan whose air was cut off, as a window of other software does; one that is cut off higher
+# has fat and air alike.
+CUT_OFF, HIGHEST_HU = 8.0, -110.0
 # Looked for on a coarse grid: fine enough for a box within a pixel of it, coarse enough to lose the table.
 PIXEL_MM, SLICE_MM = 4.0, 8.0
 # So much of the patient's length must reach as far, or half of a short scan, so that a hand on a slice does not count.
@@ -27,11 +28,13 @@ def body_box(scan: np.ndarray, spacing: tuple[float, float, float]) -> tuple[sli
         spacing: voxel size in mm.
 
     Returns:
-        Its range along x and y; all of the plane where nothing is found.
+        Its range along x and y; all of the plane where nothing is found, or air is not darker than fat.
     """
     steps = [max(1, round(PIXEL_MM / spacing[0])), max(1, round(PIXEL_MM / spacing[1]))]
     apart = max(1, round(SLICE_MM / spacing[2]))
     level = max(BODY_HU, float(scan.min()) + CUT_OFF)
+    if level > HIGHEST_HU:
+        return slice(0, scan.shape[0]), slice(0, scan.shape[1])
     body = _opened(_coarse(scan[:, :, ::apart], steps) > level)
     body = cc3d.largest_k(body, k=1, connectivity=6) > 0
     half = (int(body.any(axis=(0, 1)).sum()) + 1) // 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import filecmp
 import json
 import math
 import re
@@ -101,14 +102,21 @@ class DecathlonTask:
                 raise UserError(f"{file} gives no label for the training case {case.name}: add its 'label' file.")
         if check_files:
             _check_files(cases, str(file))
-        labelled = {key for case in cases if case.image.is_file() for key in _same_image(case)}
+        labelled = {case.name: case.image for case in cases if case.image.is_file()}
+        numbers = {_number(image) for image in labelled.values()}
         others = _cases(content.get("test", []), "test", file)
         return cls(
             folder=file.parent,
             name=str(content.get("name") or file.parent.resolve().name),
             labels=_labels(content["labels"], file),
             cases=cases,
-            unlabelled=[case for case in others if case.image.is_file() and labelled.isdisjoint(_same_image(case))],
+            unlabelled=[
+                case
+                for case in others
+                if case.image.is_file()
+                and _number(case.image) not in numbers
+                and not (case.name in labelled and filecmp.cmp(case.image, labelled[case.name], shallow=False))
+            ],
         )
 
     @classmethod
@@ -322,10 +330,10 @@ def _cases(entries: Any, key: str, file: Path) -> list[Case]:
     return [cases[name] for name in _natural(cases)]
 
 
-def _same_image(case: Case) -> set[tuple[str | int, int]]:
-    """What another case with the same image, linked or copied under its name, has one of too."""
-    file = case.image.stat()
-    return {(file.st_dev, file.st_ino), (case.name, file.st_size)}
+def _number(file: Path) -> tuple[int, int]:
+    """What all links to one file share."""
+    found = file.stat()
+    return found.st_dev, found.st_ino
 
 
 def _natural(names: Iterable[str]) -> list[str]:

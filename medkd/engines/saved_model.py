@@ -71,7 +71,11 @@ class SavedModel:
 
     def to_dict(self) -> dict[str, Any]:
         """The content of ``model.json``."""
-        return asdict(self) | {"preprocessing": self.preprocessing.to_dict()}
+        content = asdict(self) | {"preprocessing": self.preprocessing.to_dict()}
+        if not self.flips:
+            # As descriptions and checkpoints were before there was such a word.
+            del content["flips"]
+        return content
 
     @classmethod
     def read(cls, folder: str | Path) -> SavedModel:
@@ -230,8 +234,8 @@ def load_weights(network: nn.Module, path: Path, outputs: int | None = None) -> 
     Args:
         network: as built.
         path: the file.
-        outputs: of the network that the weights are of; where this one has another number, the layer that gives them
-            stays as it is.
+        outputs: of the network that the weights are of; where this one has another number, the layers that give them
+            stay as they are.
 
     Raises:
         UserError: they are of another network.
@@ -240,15 +244,16 @@ def load_weights(network: nn.Module, path: Path, outputs: int | None = None) -> 
 
     weights, own = load_tensors(path), network.state_dict()
     if outputs is not None:
-        wanted = [outputs, network_definition(network).get("out_channels", 1)]
+        numbers = (outputs, network_definition(network).get("out_channels", 1))
         for name in own.keys() & weights.keys():
-            pair = [weights[name], own[name]]
-            if wanted[0] != wanted[1] and [len(each) for each in pair if each.ndim] == wanted:
+            sizes = list(zip(weights[name].shape, own[name].shape, strict=False))
+            differing = [pair for pair in sizes if pair[0] != pair[1]]
+            if differing == [numbers] and weights[name].ndim == own[name].ndim:
                 weights[name] = own[name]
     try:
         network.load_state_dict(weights)
     except RuntimeError as error:
         raise UserError(
             f"{path} holds the weights of another network than {type(network).__name__} with "
-            f"{count_parameters(network):,} parameters: check the network's name and channels."
+            f"{count_parameters(network):,} parameters: check the network's name, channels and number of labels."
         ) from error

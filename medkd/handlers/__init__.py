@@ -6,7 +6,7 @@ from medkd.handlers.checkpoint import RunCheckpointHandler
 from medkd.handlers.distillation import DistillationHandler
 from medkd.handlers.history import HistoryHandler
 from medkd.handlers.progress import ProgressHandler
-from medkd.handlers.seed import EpochSeedHandler
+from medkd.handlers.seed import EpochSeedHandler, seed_worker
 from medkd.handlers.validation import LastEpochValidationHandler
 
 __all__ = [
@@ -16,4 +16,5 @@ __all__ = [
     "LastEpochValidationHandler",
     "ProgressHandler",
     "RunCheckpointHandler",
+    "seed_worker",
 ]

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import random
+from typing import Any
 
 import numpy as np
 import torch
 from ignite.engine import Engine, Events
 from monai.data.utils import set_rnd
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, get_worker_info
 
 from medkd.distributed import process_rank
 
@@ -41,6 +42,16 @@ class EpochSeedHandler:
         set_rnd(self.data_loader.dataset, seed=_draw_seed(self.seed, engine.state.epoch, process_rank()))
         if hasattr(self.data_loader.sampler, "set_epoch"):
             self.data_loader.sampler.set_epoch(engine.state.epoch)
+
+
+def seed_worker(worker: int) -> None:
+    """The ``worker_init_fn`` of a data loader: its workers augment apart, and apart from those of other processes.
+
+    Args:
+        worker: its number, which torch has put into its seed.
+    """
+    own: Any = get_worker_info()
+    set_rnd(own.dataset, seed=_draw_seed(own.seed, process_rank()))
 
 
 def _draw_seed(*numbers: int) -> int:

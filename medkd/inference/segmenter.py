@@ -56,8 +56,8 @@ class Segmenter:
         self.options = options or Options()
         if self.options.flips and not model.flips:
             raise UserError(
-                "the model was trained without flips and tells organs by their side: leave --flips out, or train with "
-                "--augment turns."
+                "as far as its description says, the model was not trained on flipped slices, and it tells organs by "
+                "their side: leave --flips out, or train with --augment turns."
             )
 
     @classmethod

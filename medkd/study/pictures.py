@@ -50,7 +50,7 @@ def study_pictures(out: Path, study: Study) -> list[Picture]:
 
     Returns:
         As :func:`draw_cases`. Nothing where the study names no such models, one of them is not finished, is of another
-        recipe or was deleted, they do not share their pre-processing, or the data has gone.
+        recipe or was deleted, they do not share their pre-processing or labels, or the data has gone.
 
     Raises:
         UserError: a file cannot be used.
@@ -64,6 +64,8 @@ def study_pictures(out: Path, study: Study) -> list[Picture]:
     folders = {role: job.out for role, job in trained.items()}
     needed = [*chosen.values(), *trained.values()]
     finished = standing(needed, out).results
+    if any(job.run.dataset for job in trained.values()):
+        return []
     data = Path(chosen["distilled"].data)
     files = [data / "dataset.json", *(folder / WEIGHTS_FILE for folder in folders.values())]
     if not all(job.id in finished for job in needed) or not all(file.is_file() for file in files):

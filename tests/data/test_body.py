@@ -100,6 +100,8 @@ def test_a_body_that_fills_the_plane_and_one_that_is_not_there():
     whole = (slice(0, 121), slice(0, 99))
     assert body_box(np.full((121, 99, 4), FAT), (3.0, 3.0, 5.0)) == whole
     assert body_box(np.full((121, 99, 4), AIR), (3.0, 3.0, 5.0)) == whole
+    # Fat is no darker than what air was cut off to.
+    assert body_box(np.clip(drawn(hu=-105.0), -100, 240), (3.0, 3.0, 5.0)) == (slice(0, 120), slice(0, 100))
     assert body_box(np.full((1, 99, 4), AIR), (3.0, 3.0, 5.0)) == (slice(0, 1), slice(0, 99))
 
 

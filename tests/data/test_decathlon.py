@@ -264,7 +264,8 @@ def test_nor_is_a_second_file_of_it(again: Callable[[Path, Path], Any], tmp_path
     folder = make_task(tmp_path, numbered(10), test=["./imagesTs/spleen_3.nii.gz", "./imagesTs/spleen_7.nii.gz"])
     (tmp_path / "imagesTs").mkdir(exist_ok=True)
     again(folder / "imagesTr" / "spleen_3.nii.gz", tmp_path / "imagesTs" / "spleen_3.nii.gz")
-    (tmp_path / "imagesTs" / "spleen_7.nii.gz").write_text("another patient of that number")
+    for part, patient in (("imagesTr", b"one"), ("imagesTs", b"two")):
+        (tmp_path / part / "spleen_7.nii.gz").write_bytes(patient)
     assert [case.name for case in DecathlonTask.load(folder).unlabelled] == ["spleen_7"]
 
 

@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test lint bench-training bench-inference clean
+.PHONY: demo test lint bench-training bench-inference reproduce-student clean
 
 demo: $(INSTALLED)
 	$(BIN)/medkd demo --out demo
@@ -28,6 +28,10 @@ bench-inference: $(INSTALLED)
 	$(BIN)/python benchmarks/inference.py backends
 	$(BIN)/python benchmarks/inference.py growth
 	$(BIN)/python benchmarks/inference.py report
+
+# A minute; measures the weights that the bundles ship on the test volumes and compares with docs/results/student_table.json.
+reproduce-student: $(INSTALLED)
+	$(BIN)/python benchmarks/student.py reproduce --data $(MEDKD_DATA)/btcv_spleen
 
 # torch comes first and pinned, so that no dependency chooses another build.
 $(INSTALLED): setup.cfg constraints.txt

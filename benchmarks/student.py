@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
@@ -22,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from study import section
 
 from medkd.bundle import STUDENT, TEACHER, bundle_folder
 from medkd.data import DecathlonTask
@@ -30,7 +30,6 @@ from medkd.inference import Segmenter, evaluate
 from medkd.metrics import paired_difference
 from medkd.run_folder import DESCRIPTION_FILE, WEIGHTS_FILE
 from medkd.study import wording
-from medkd.study.markdown import markdown_report
 from medkd.study.tables import FigureRow, study_tables
 
 ROOT = Path(__file__).parent.parent
@@ -73,8 +72,7 @@ def student_page() -> str:
     lines = [INTRODUCTION]
     if TABLE in results:
         lines += [*short_table(results[TABLE]), "", READING]
-    reports = (re.sub("^#", "##", markdown_report(content), flags=re.MULTILINE) for content in results.values())
-    return "\n".join([*lines, *reports])
+    return "\n".join([*lines, *map(section, results.values())])
 
 
 def short_table(results: Mapping[str, Any]) -> list[str]:

@@ -12,7 +12,9 @@ import argparse
 import json
 import re
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from medkd.files import atomic_write
 from medkd.study.markdown import markdown_report
@@ -40,8 +42,13 @@ def store(out: Path) -> None:
 
 def study_page() -> str:
     """The page: one report behind the other, each under a heading of its own."""
-    reports = (markdown_report(json.loads(stored(study).read_text(encoding="utf-8"))) for study in STUDIES)
-    return "\n".join([INTRODUCTION, *(re.sub("^#", "##", report, flags=re.MULTILINE) for report in reports)])
+    contents = (json.loads(stored(study).read_text(encoding="utf-8")) for study in STUDIES)
+    return "\n".join([INTRODUCTION, *map(section, contents)])
+
+
+def section(results: Mapping[str, Any]) -> str:
+    """The report of a study, each of its headings a level deeper, to stand in a page with others."""
+    return re.sub("^#", "##", markdown_report(results), flags=re.MULTILINE)
 
 
 def main() -> None:

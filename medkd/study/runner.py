@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from medkd.data.decathlon import DecathlonTask
 from medkd.errors import UserError
 from medkd.files import write_json
 from medkd.study.job import FAILED_FILE, Job, jobs_of, read_json, read_result
@@ -133,10 +134,7 @@ def _make_phantoms(folder: Path, phantom: dict[str, Any]) -> None:
 
 def _check_label(label: str, data: Path) -> None:
     """Refuse a label that no run could be judged by, before hours of training."""
-    file = data if data.suffix == ".json" else data / "dataset.json"
-    if not file.is_file():
-        raise UserError(f"{file}, which a run of the study names, is missing: put it there.")
-    labels = list(json.loads(file.read_text(encoding="utf-8")).get("labels", {}).values())
+    labels = DecathlonTask.load(data, check_files=False).labels.values()
     if label not in labels:
         raise UserError(f"the study shows the label {label!r}, and {data} has {', '.join(labels)}: set 'label'.")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from monai.data import get_track_meta
 
 from medkd.data import slice_augmentation
 from medkd.data.augmentation import RandThinSlicesd
@@ -44,6 +45,13 @@ def test_image_and_label_move_together(augment):
         inside, middle = item["label"][0] > 0, item["image"][1]
         around = ~inside & (item["image"][1] > 0.15)
         assert middle[inside].mean() > middle[around].mean() + 0.1
+
+
+@pytest.mark.parametrize("augment", [True, "strong"])
+def test_no_history_is_kept_and_the_setting_of_others_stays(augment):
+    tracked = get_track_meta()
+    assert all(set(item) == {"image", "label"} for item in drawn(augment, 5))
+    assert get_track_meta() is tracked
 
 
 def test_strong_is_noisier_and_shows_thin_slices():

@@ -1,10 +1,11 @@
 """The figures of the shipped student in docs/.
 
-medkd study run benchmarks/student/choice.yaml --out runs/student    # which network, an hour
-medkd study run benchmarks/student/methods.yaml --out runs/student   # which distillation, an hour
-medkd study run benchmarks/student/table.yaml --out runs/student     # the table, ten hours; a stopped one goes on
+medkd study run benchmarks/student/choice.yaml --out runs/student    # which network, two hours
+medkd study run benchmarks/student/methods.yaml --out runs/student   # which distillation, an hour and a half
+medkd study run benchmarks/student/table.yaml --out runs/student     # the table, five hours; a stopped one goes on
 medkd study report runs/student
 python benchmarks/student.py store runs/student   # docs/results/student_*.json
+python benchmarks/student.py restore runs/student --data $MEDKD_DATA/btcv_spleen   # so that the table goes on from them
 python benchmarks/student.py report               # docs/student.md from the stored JSON alone
 python benchmarks/student.py install runs/student # the models of the table that the bundles ship
 python benchmarks/student.py reproduce --data $MEDKD_DATA/btcv_spleen   # their rows of the table, a minute
@@ -25,17 +26,21 @@ from study import section
 
 from medkd.bundle import STUDENT, TEACHER, bundle_folder
 from medkd.data import DecathlonTask
-from medkd.files import atomic_write
+from medkd.files import atomic_write, write_json
 from medkd.inference import Segmenter, evaluate
 from medkd.metrics import paired_difference
-from medkd.run_folder import DESCRIPTION_FILE, WEIGHTS_FILE
+from medkd.run_folder import DESCRIPTION_FILE, SPLIT_FILE, WEIGHTS_FILE
 from medkd.study import wording
+from medkd.study.job import RESULT_FILE, claim, jobs_of
+from medkd.study.plan import Study
+from medkd.study.study_file import load_study
 from medkd.study.tables import FigureRow, study_tables
 
 ROOT = Path(__file__).parent.parent
+STUDY_FILES = Path(__file__).parent / "student"
 PAGE = ROOT / "docs" / "student.md"
-TABLE = "table"
-STUDIES = (TABLE, "choice", "methods")
+TABLE, METHODS = "table", "methods"
+STUDIES = (TABLE, "choice", METHODS)
 # Which runs of the table the bundles ship, each of the first seed.
 SHIPPED = {STUDENT: "shipped", TEACHER: "teacher"}
 # Another processor or build of torch sums in another order, which moves a few voxels.
@@ -72,7 +77,9 @@ def student_page() -> str:
     lines = [INTRODUCTION]
     if TABLE in results:
         lines += [*short_table(results[TABLE]), "", READING]
-    return "\n".join([*lines, *map(section, results.values())])
+    if METHODS in results:
+        lines += ["## Which distillation", "", results[METHODS]["study"]["about"], *validation_table(results[METHODS])]
+    return "\n".join([*lines, *(section(content) for study, content in results.items() if study != METHODS)])
 
 
 def short_table(results: Mapping[str, Any]) -> list[str]:
@@ -87,6 +94,15 @@ def short_table(results: Mapping[str, Any]) -> list[str]:
     return lines
 
 
+def validation_table(results: Mapping[str, Any]) -> list[str]:
+    """What a choice was made by: the mean Dice of the validation volumes at the last epoch, and of no test volume."""
+    lines = ["| | seeds | Dice of the validation volumes |", "| --- | ---: | ---: |"]
+    for row in study_tables(results)[0].rows:
+        dice = [run["history"][-1]["val_dice"] for run in results["runs"].get(row.run, [])]
+        lines.append(f"| {row.title} | {len(dice)} | {f'{np.mean(dice):.3f}' if dice else wording.NOTHING} |")
+    return [*lines, ""]
+
+
 def _with_interval(row: FigureRow, results: Mapping[str, Any]) -> str:
     """``0.912 [0.880, 0.934]``, with the number of seeds where some are not finished."""
     runs: Sequence[Mapping[str, Any]] = results["runs"].get(row.run, [])
@@ -97,6 +113,26 @@ def _with_interval(row: FigureRow, results: Mapping[str, Any]) -> str:
     around = paired_difference(dice, np.zeros_like(dice))
     unfinished = "" if row.seeds == row.planned_seeds else f" ({row.seeds} of {row.planned_seeds} seeds)"
     return f"{around.mean:.3f} [{around.low:.3f}, {around.high:.3f}]{unfinished}"
+
+
+def restore(out: Path, data: Path) -> None:
+    """Put back the stored results of the table, with the models that ship, so that the study goes on from them.
+
+    A run whose recipe has changed since is left out.
+    """
+    results = json.loads(stored(TABLE).read_text(encoding="utf-8"))
+    recipes = {job.id: job.recipe for job in jobs_of(Study.from_dict(results["study"]), out)}
+    for job in jobs_of(load_study(STUDY_FILES / f"{TABLE}.yaml", data=data), out):
+        runs = {run["seed"]: run for run in results["runs"].get(job.run.name, [])}
+        if job.seed in runs and recipes.get(job.id) == job.recipe and not job.out.exists():
+            claim(job)
+            write_json(job.out / RESULT_FILE, {**runs[job.seed], "machine": results["machine"]})
+    for bundle, run in SHIPPED.items():
+        folder = out / "runs" / f"{run}-{results['study']['seeds'][0]}"
+        if (folder / RESULT_FILE).is_file() and not (folder / WEIGHTS_FILE).exists():
+            for file in (DESCRIPTION_FILE, WEIGHTS_FILE):
+                shutil.copyfile(bundle_folder(bundle) / "models" / file, folder / file)
+            DecathlonTask.load(data).split().write(folder / SPLIT_FILE)
 
 
 def install(out: Path) -> None:
@@ -133,12 +169,17 @@ def main() -> None:
     for command in ("store", "install"):
         commands.add_parser(command).add_argument("out", type=Path)
     commands.add_parser("report")
-    commands.add_parser("reproduce").add_argument("--data", type=Path, required=True)
+    restoring = commands.add_parser("restore")
+    restoring.add_argument("out", type=Path)
+    for command in (restoring, commands.add_parser("reproduce")):
+        command.add_argument("--data", type=Path, required=True)
     options = parser.parse_args()
     if options.command == "store":
         store(options.out)
     elif options.command == "install":
         install(options.out)
+    elif options.command == "restore":
+        restore(options.out, options.data)
     elif options.command == "reproduce":
         sys.exit(reproduce(options.data))
     else:

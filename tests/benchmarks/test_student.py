@@ -10,6 +10,12 @@ from typing import Any
 
 import pytest
 
+from medkd.bundle import bundle_folder
+from medkd.data import DecathlonTask
+from medkd.engines import SavedModel, run_split_file
+from medkd.study.job import jobs_of, read_result
+from medkd.study.study_file import load_study
+
 FOLDER = Path(__file__).parents[2] / "benchmarks"
 MEANS = {"teacher": (0.95,), "alone": (0.5, 0.6), "control": (0.7, 0.7), "distilled": (0.8, 0.9)}
 
@@ -49,6 +55,47 @@ def test_a_row_has_every_model_with_its_interval_and_the_gain_over_the_control(s
     del results["runs"]["distilled"][1], results["runs"]["alone"]
     cells = student.short_table(results)[2].split(" | ")
     assert cells[2] == "–" and cells[4] == "0.800 [0.800, 0.800] (1 of 2 seeds)"
+
+
+def test_the_distillation_is_chosen_by_the_last_epoch_of_the_validation_volumes(student, results):
+    for name, runs in results["runs"].items():
+        for seed, run in enumerate(runs):
+            run["history"] = [{"epoch": 1, "val_dice": 0.1}, {"epoch": 2, "val_dice": 0.5 + 0.1 * seed}]
+            run["history"] = run["history"][: 1 if name == "control" else 2]
+    del results["runs"]["alone"]
+    assert student.validation_table(results)[2:-1] == [
+        "| teacher | 1 | 0.500 |", "| alone | 0 | – |", "| control | 2 | 0.100 |", "| distilled | 2 | 0.550 |"
+    ]  # fmt: skip
+
+
+STUDY = """
+runs:
+  teacher: {recipe: teacher, network: multitask_unet, once: true}
+  alone: {recipe: alone, network: unet_tiny, overrides: {epochs: EPOCHS}}
+  distilled: {recipe: distill, network: unet_tiny, teacher: teacher}
+tables: [{title: All, control: alone, rows: [teacher, alone, distilled]}]
+scales: {small: {seeds: [0, 1]}}
+"""
+
+
+def test_a_table_goes_on_from_what_is_stored_unless_a_recipe_changed(student, monkeypatch, tmp_path, tiny_task):
+    monkeypatch.setattr(student, "STUDY_FILES", tmp_path)
+    monkeypatch.setattr(student, "SHIPPED", {"spleen_ct_teacher": "teacher"})
+    monkeypatch.setattr(student, "stored", lambda name: tmp_path / f"{name}.json")
+    (tmp_path / "table.yaml").write_text(STUDY.replace("EPOCHS", "3"))
+    study = load_study(tmp_path / "table.yaml", data=tiny_task)
+    runs = {"teacher": [result(0, 0.9)], "alone": [result(0, 0.5)], "distilled": [result(1, 0.8)]}
+    content = {"study": study.to_dict() | {"data": tiny_task.name}, "runs": runs, "machine": {"cores": 2}}
+    (tmp_path / "table.json").write_text(json.dumps(content))
+    (tmp_path / "table.yaml").write_text(STUDY.replace("EPOCHS", "4"))
+    student.restore(tmp_path / "out", tiny_task)
+    jobs = jobs_of(load_study(tmp_path / "table.yaml", data=tiny_task), tmp_path / "out")
+    found = {job.id: read_result(job) for job in jobs}
+    assert {id for id, figures in found.items() if figures} == {"teacher-0", "distilled-1"}
+    assert found["distilled-1"] == {**runs["distilled"][0], "machine": {"cores": 2}}
+    teacher = tmp_path / "out" / "runs" / "teacher-0"
+    assert SavedModel.read(teacher) == SavedModel.read(bundle_folder("spleen_ct_teacher"))
+    assert json.loads(run_split_file(teacher).read_text())["test"] == DecathlonTask.load(tiny_task).split().test
 
 
 @pytest.mark.parametrize(("measured", "code"), [(0.9504, 0), (0.96, 1)])

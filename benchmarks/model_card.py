@@ -48,8 +48,8 @@ looked at.**
 ## The model
 
 `unet_tiny`, {parameters} parameters, in `bundles/spleen_ct_student/models` and in the wheel. It segments axial slices
-of CT one by one, each between its two neighbours, cut to the box around the body and resized to 128 x 128 pixels, HU
-from -125 to 275. Out come masks on the grid of the scan, of which `medkd infer` keeps the largest piece without its
+of CT one by one, each between its two neighbours, cut to the box around the body and resized to {size} x {size}
+pixels, HU from -125 to 275. Out come masks on the grid of the scan, of which `medkd infer` keeps the largest piece without its
 holes. Its teacher, a multi-task U-Net of {teacher_parameters} parameters, lies in `bundles/spleen_ct_teacher` of the
 repository.
 
@@ -108,6 +108,7 @@ def run(data: Path) -> None:
     results = {
         "machine": machine_facts(),
         "data": "btcv_spleen, its own split",
+        "size": segmenters["student"].model.preprocessing.size,
         "parameters": {
             name: count_parameters(segmenter.model.load_network(bundle_folder(MODELS[name])))
             for name, segmenter in segmenters.items()
@@ -211,6 +212,7 @@ def page(results: dict[str, Any]) -> str:
     facts = {
         "parameters": f"{results['parameters']['student']:,}",
         "teacher_parameters": f"{results['parameters']['teacher']:,}",
+        "size": results["size"],
         "volumes": len(results["cases"]),
         "figures": "\n".join(figures_table(results)),
         "worst": worst["name"],

@@ -42,7 +42,9 @@ PAGE = ROOT / "docs" / "student.md"
 TABLE, METHODS = "table", "methods"
 STUDIES = (TABLE, "choice", METHODS)
 # Which runs of the table the bundles ship, each of the first seed.
-SHIPPED = {STUDENT: "shipped", TEACHER: "teacher"}
+SHIPPED = {STUDENT: "shipped", TEACHER: "shipped-teacher"}
+# The teacher of the other rows, kept for whoever goes on with them.
+KEPT = {STUDY_FILES / "teacher": "teacher"}
 # Another processor or build of torch sums in another order, which moves a few voxels.
 TOLERANCE = 0.001
 INTRODUCTION = """# The student that is shipped: how it was chosen and what it is worth
@@ -116,7 +118,7 @@ def _with_interval(row: FigureRow, results: Mapping[str, Any]) -> str:
 
 
 def restore(out: Path, data: Path) -> None:
-    """Put back the stored results of the table, with the models that ship, so that the study goes on from them.
+    """Put back the stored results of the table, with the models that are kept, so that the study goes on from them.
 
     A run whose recipe has changed since is left out.
     """
@@ -127,18 +129,23 @@ def restore(out: Path, data: Path) -> None:
         if job.seed in runs and recipes.get(job.id) == job.recipe and not job.out.exists():
             claim(job)
             write_json(job.out / RESULT_FILE, {**runs[job.seed], "machine": results["machine"]})
-    for bundle, run in SHIPPED.items():
+    for kept, run in _kept_models().items():
         folder = out / "runs" / f"{run}-{results['study']['seeds'][0]}"
         if (folder / RESULT_FILE).is_file() and not (folder / WEIGHTS_FILE).exists():
             for file in (DESCRIPTION_FILE, WEIGHTS_FILE):
-                shutil.copyfile(bundle_folder(bundle) / "models" / file, folder / file)
+                shutil.copyfile(kept / file, folder / file)
             DecathlonTask.load(data).split().write(folder / SPLIT_FILE)
 
 
+def _kept_models() -> dict[Path, str]:
+    """Folders of the repository and the runs of the table whose models, of the first seed, they hold."""
+    return {bundle_folder(bundle) / "models": run for bundle, run in SHIPPED.items()} | KEPT
+
+
 def install(out: Path) -> None:
-    """Copy the models that the bundles ship."""
-    for bundle, run in SHIPPED.items():
-        target = bundle_folder(bundle) / "models"
+    """Copy the models that the bundles ship, and the teacher of the other rows."""
+    for target, run in _kept_models().items():
+        target.mkdir(exist_ok=True)
         for file in (DESCRIPTION_FILE, WEIGHTS_FILE):
             shutil.copyfile(out / "runs" / f"{run}-{_first(run)['seed']}" / file, target / file)
 

@@ -81,6 +81,7 @@ scales: {small: {seeds: [0, 1]}}
 def test_a_table_goes_on_from_what_is_stored_unless_a_recipe_changed(student, monkeypatch, tmp_path, tiny_task):
     monkeypatch.setattr(student, "STUDY_FILES", tmp_path)
     monkeypatch.setattr(student, "SHIPPED", {"spleen_ct_teacher": "teacher"})
+    monkeypatch.setattr(student, "KEPT", {})
     monkeypatch.setattr(student, "stored", lambda name: tmp_path / f"{name}.json")
     (tmp_path / "table.yaml").write_text(STUDY.replace("EPOCHS", "3"))
     study = load_study(tmp_path / "table.yaml", data=tiny_task)

@@ -204,7 +204,7 @@ def test_files_named_one_by_one_as_in_the_zoos_own_test(bundle, small, tmp_path)
     assert len((bundle / "eval" / "val_dice_raw.csv").read_text().splitlines()) == 1 + 2  # a quarter of ten, rounded
     run(bundle, "inference", kind="infer", **{name: overrides[name] for name in ("dataset_dir", "images")})
     assert len(list((bundle / "eval").glob("*_seg.nii.gz"))) == 10
-    assert SavedModel.read(bundle / "models").preprocessing.size == 128, "the shipped model stays"
+    assert SavedModel.read(bundle / "models").preprocessing.size == 160, "the shipped model stays"
 
 
 @pytest.mark.parametrize(

@@ -49,9 +49,9 @@ looked at.**
 
 `unet_tiny`, {parameters} parameters, in `bundles/spleen_ct_student/models` and in the wheel. It segments axial slices
 of CT one by one, each between its two neighbours, cut to the box around the body and resized to {size} x {size}
-pixels, HU from -125 to 275. Out come masks on the grid of the scan, of which `medkd infer` keeps the largest piece without its
-holes. Its teacher, a multi-task U-Net of {teacher_parameters} parameters, lies in `bundles/spleen_ct_teacher` of the
-repository.
+pixels, HU from -125 to 275. Out come masks on the grid of the scan, of which `medkd infer` keeps the largest piece
+without its holes. Its teacher, a multi-task U-Net of {teacher_parameters} parameters, lies in
+`bundles/spleen_ct_teacher` of the repository.
 
 ## What it is for
 

@@ -1,7 +1,7 @@
 """The figures of the shipped student in docs/.
 
-medkd study run benchmarks/student/choice.yaml --out runs/student    # which network, two hours
-medkd study run benchmarks/student/methods.yaml --out runs/student   # which distillation, an hour and a half
+medkd study run benchmarks/student/choice.yaml --out runs/student    # which network, an hour
+medkd study run benchmarks/student/methods.yaml --out runs/student   # which distillation, an hour
 medkd study run benchmarks/student/table.yaml --out runs/student     # the table, five hours; a stopped one goes on
 medkd study report runs/student
 python benchmarks/student.py store runs/student   # docs/results/student_*.json

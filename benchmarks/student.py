@@ -43,8 +43,8 @@ TABLE, METHODS = "table", "methods"
 STUDIES = (TABLE, "choice", METHODS)
 # Which runs of the table the bundles ship, each of the first seed.
 SHIPPED = {STUDENT: "shipped", TEACHER: "shipped-teacher"}
-# The teacher of the other rows, kept for whoever goes on with them.
-KEPT = {STUDY_FILES / "teacher": "teacher"}
+# What the rows that are not done yet need, kept for whoever goes on with them.
+KEPT = {STUDY_FILES / run: run for run in ("teacher", "tiny-organs")}
 # Another processor or build of torch sums in another order, which moves a few voxels.
 TOLERANCE = 0.001
 INTRODUCTION = """# The student that is shipped: how it was chosen and what it is worth
@@ -143,7 +143,7 @@ def _kept_models() -> dict[Path, str]:
 
 
 def install(out: Path) -> None:
-    """Copy the models that the bundles ship, and the teacher of the other rows."""
+    """Copy the models that the bundles ship, and those that other rows need."""
     for target, run in _kept_models().items():
         target.mkdir(exist_ok=True)
         for file in (DESCRIPTION_FILE, WEIGHTS_FILE):

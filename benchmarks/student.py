@@ -57,6 +57,7 @@ bootstrap that draws volumes and seeds anew. Alone is the published recipe of a 
 the recipe of the distilled student without its teacher, and the gain is counted from it. p is that of the Wilcoxon
 signed-rank test over the volumes, adjusted over the rows of a table (Holm).
 """
+CHOSEN = "Chosen by the validation volumes at the last epoch; the test volumes had no say."
 
 
 def stored(study: str) -> Path:
@@ -80,7 +81,8 @@ def student_page() -> str:
     if TABLE in results:
         lines += [*short_table(results[TABLE]), "", READING]
     if METHODS in results:
-        lines += ["## Which distillation", "", results[METHODS]["study"]["about"], *validation_table(results[METHODS])]
+        about = results[METHODS]["study"]["about"].strip()
+        lines += ["## Which distillation", "", about, CHOSEN, "", *validation_table(results[METHODS])]
     return "\n".join([*lines, *(section(content) for study, content in results.items() if study != METHODS)])
 
 

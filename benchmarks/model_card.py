@@ -50,7 +50,7 @@ looked at.**
 `unet_tiny`, {parameters} parameters, in `bundles/spleen_ct_student/models` and in the wheel. It segments axial slices
 of CT one by one, each between its two neighbours, cut to the box around the body and resized to {size} x {size}
 pixels, HU from -125 to 275. Out come masks on the grid of the scan, of which `medkd infer` keeps the largest piece
-without its holes. Its teacher, a multi-task U-Net of {teacher_parameters} parameters, lies in
+without its holes. The teacher that it is compared with, a multi-task U-Net of {teacher_parameters} parameters, lies in
 `bundles/spleen_ct_teacher` of the repository.
 
 ## What it is for
@@ -63,10 +63,12 @@ animals.
 
 Twelve volumes of BTCV (Landman et al. 2015): abdominal CT of one hospital with contrast in the portal venous phase,
 of patients with colorectal cancer or ventral hernia, cut to -125 to 275 HU before they came to us. Teacher and student
-both learned thirteen organs of these volumes first, then the spleen alone, the student beside the frozen teacher; both
-saw the same strongly augmented slices. Two more volumes were left for validation, and the six of the table below for
-the test. [student.md](student.md) says how the distillation was chosen, on the validation volumes alone, and holds the
-table of students with fewer labels, with three seeds each.
+both learned thirteen organs of these volumes first, then the spleen alone, from strongly augmented slices. Two more
+volumes were left for validation, and the six of the table below for the test.
+
+**What ships is not distilled.** The same student was trained by the same recipe with the teacher beside it and without.
+Of the two the one with the higher Dice on the two validation volumes ships, and that is the one without.
+[student.md](student.md) has the figures of both, of one seed so far, and the table of students with fewer labels.
 
 ## Figures
 

@@ -41,8 +41,8 @@ STUDY_FILES = Path(__file__).parent / "student"
 PAGE = ROOT / "docs" / "student.md"
 TABLE, METHODS = "table", "methods"
 STUDIES = (TABLE, "choice", METHODS)
-# Which runs of the table the bundles ship, each of the first seed: of the distilled student and its control the one with
-# the higher Dice on the validation volumes.
+# Which runs of the table the bundles ship, each of the first seed: of the distilled student and its control the one
+# with the higher Dice on the validation volumes.
 SHIPPED = {STUDENT: "shipped-control", TEACHER: "shipped-teacher"}
 # What the rows that are not done yet need, kept for whoever goes on with them.
 KEPT = {STUDY_FILES / run: run for run in ("teacher", "tiny-organs")}

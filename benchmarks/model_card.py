@@ -78,8 +78,8 @@ training.
 
 {figures}
 
-The step from 128 x 128 to 160 x 160 pixels was taken after the teacher's figures on these volumes had been seen, so they
-are not quite those of patients that no choice was made on.
+The step from 128 x 128 to 160 x 160 pixels was taken after the teacher's figures on these volumes had been seen, so
+they are not quite those of patients that no choice was made on.
 
 `make reproduce-student` measures the shipped weights again.
 

@@ -135,8 +135,7 @@ def restore(out: Path, data: Path) -> None:
     for kept, run in _kept_models().items():
         folder = out / "runs" / f"{run}-{results['study']['seeds'][0]}"
         if (folder / RESULT_FILE).is_file() and not (folder / WEIGHTS_FILE).exists():
-            for file in (DESCRIPTION_FILE, WEIGHTS_FILE):
-                shutil.copyfile(kept / file, folder / file)
+            _copy_model(kept, folder)
             DecathlonTask.load(data).split().write(folder / SPLIT_FILE)
 
 
@@ -149,8 +148,12 @@ def install(out: Path) -> None:
     """Copy the models that the bundles ship, and those that other rows need."""
     for target, run in _kept_models().items():
         target.mkdir(exist_ok=True)
-        for file in (DESCRIPTION_FILE, WEIGHTS_FILE):
-            shutil.copyfile(out / "runs" / f"{run}-{_first(run)['seed']}" / file, target / file)
+        _copy_model(out / "runs" / f"{run}-{_first(run)['seed']}", target)
+
+
+def _copy_model(source: Path, target: Path) -> None:
+    for file in (DESCRIPTION_FILE, WEIGHTS_FILE):
+        shutil.copyfile(source / file, target / file)
 
 
 def reproduce(data: Path) -> int:

@@ -25,7 +25,7 @@ from medkd import Segmenter
 from medkd.bundle import STUDENT, TEACHER, bundle_folder
 from medkd.data import Case, DecathlonTask, read_image, read_label
 from medkd.data.grid import SliceGrid
-from medkd.files import atomic_write, write_json
+from medkd.files import atomic_write, spread_json
 from medkd.inference import Options
 from medkd.machine import machine_facts
 from medkd.metrics import OverlapCounts, paired_difference
@@ -120,7 +120,8 @@ def run(data: Path) -> None:
         },
         "cases": [_case(case, segmenters) for case in cases],
     }
-    write_json(RESULTS, results)
+    with atomic_write(RESULTS) as temporary:
+        temporary.write_text(spread_json(results), encoding="utf-8")
 
 
 def _case(case: Case, segmenters: dict[str, Segmenter]) -> dict[str, Any]:

@@ -19,6 +19,8 @@ from medkd.errors import UserError
 
 # It can only be read by setting it, for all threads.
 _UMASK_LOCK = threading.Lock()
+# How deep the figures of a study are spread over lines: a run with one seed stays on one.
+_DEPTH = 3
 
 
 @contextmanager
@@ -59,6 +61,24 @@ def write_json(path: str | Path, content: Any) -> None:
     """Write ``content`` as indented JSON, atomically."""
     with atomic_write(path) as temporary:
         temporary.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def spread_json(content: Any) -> str:
+    """The JSON of figures that are kept: three levels on lines of their own, what lies deeper on one line each."""
+    return _spread(content, 0) + "\n"
+
+
+def _spread(value: Any, depth: int) -> str:
+    items = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    if depth and (depth >= _DEPTH or not any(isinstance(item, (dict, list)) for item in items)):
+        return json.dumps(value, ensure_ascii=False, allow_nan=False)
+    indent = " " * (depth + 1)
+    if isinstance(value, dict):
+        lines = [f"{json.dumps(key, ensure_ascii=False)}: {_spread(item, depth + 1)}" for key, item in value.items()]
+    else:
+        lines = [_spread(item, depth + 1) for item in value]
+    opening, closing = ("{", "}") if isinstance(value, dict) else ("[", "]")
+    return f"{opening}\n{indent}" + f",\n{indent}".join(lines) + f"\n{' ' * depth}{closing}"
 
 
 def read_yaml(path: Path) -> Any:

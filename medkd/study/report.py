@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from medkd.errors import UserError
-from medkd.files import atomic_write
+from medkd.files import atomic_write, spread_json
 from medkd.study.html_report import html_report
 from medkd.study.markdown import markdown_report
 from medkd.study.pictures import study_pictures
 from medkd.study.plan import Study
-from medkd.study.results import gather, results_json
+from medkd.study.results import gather
 
 
 def write_study_report(out: Path, study: Study) -> list[Path]:
@@ -32,7 +32,7 @@ def write_study_report(out: Path, study: Study) -> list[Path]:
     """
     results = gather(out, study)
     contents = {
-        out / f"{study.name}.json": results_json(results),
+        out / f"{study.name}.json": spread_json(results),
         out / f"{study.name}.md": markdown_report(results),
         out / f"{study.name}.html": html_report(results, study_pictures(out, study)),
     }

@@ -20,8 +20,6 @@ _KEPT = ("run", "seed", "network", "parameters", "macs", "size", "seconds")
 _IN_HISTORY = ("epoch", "loss", "val_dice", "seconds")
 _SPLIT = {"train": "teacher_train", "student": "student_train_half", "val": "val", "test": "test"}
 _DIGITS = 5
-# How deep the file is spread over lines: a run with one seed stays on one.
-_DEPTH = 3
 _ABSOLUTE = re.compile(r"(?<![\w.:/])/(?:[^\s/'\"]+/)*([^\s/'\"]+)")
 
 
@@ -69,11 +67,6 @@ def gather(out: Path, study: Study) -> dict[str, Any]:
     return json.loads(json.dumps(_rounded(results)))
 
 
-def results_json(results: Mapping[str, Any]) -> str:
-    """What :func:`gather` returns as the text of ``<study>.json``, with a run and seed on each line."""
-    return _spread(results) + "\n"
-
-
 def _split(jobs: Sequence[Job]) -> dict[str, int | None] | None:
     """How many volumes the runs share out, which is the same for all, by the first that trained."""
     for job in jobs:
@@ -115,17 +108,3 @@ def _rounded(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_rounded(item) for item in value]
     return float(f"{value:.{_DIGITS}g}") if isinstance(value, float) else value
-
-
-def _spread(value: Any, depth: int = 0) -> str:
-    """JSON with the outer levels on lines of their own and the inner ones on one line each."""
-    items = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    if depth and (depth >= _DEPTH or not any(isinstance(item, (dict, list)) for item in items)):
-        return json.dumps(value, ensure_ascii=False, allow_nan=False)
-    indent = " " * (depth + 1)
-    if isinstance(value, dict):
-        lines = [f"{json.dumps(key, ensure_ascii=False)}: {_spread(item, depth + 1)}" for key, item in value.items()]
-    else:
-        lines = [_spread(item, depth + 1) for item in value]
-    opening, closing = ("{", "}") if isinstance(value, dict) else ("[", "]")
-    return f"{opening}\n{indent}" + f",\n{indent}".join(lines) + f"\n{' ' * depth}{closing}"

@@ -4,10 +4,10 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-from medkd.files import write_json
+from medkd.files import spread_json, write_json
 from medkd.study.job import RESULT_FILE, jobs_of
 from medkd.study.plan import Study
-from medkd.study.results import gather, results_json
+from medkd.study.results import gather
 
 
 def test_everything_finished_is_gathered(done_folder: Path, small_study: Study) -> None:
@@ -77,7 +77,7 @@ def test_published_figures_come_with_the_section_of_the_study(done_folder: Path,
 
 def test_the_text_holds_the_results_with_a_run_and_seed_on_each_line(done_folder: Path, small_study: Study) -> None:
     results = gather(done_folder, small_study)
-    written = results_json(results)
+    written = spread_json(results)
     assert json.loads(written) == results
     lines = [line for line in written.splitlines() if '"seed": ' in line]
     assert len(lines) == 8 and all(line.count('"seed"') == 1 for line in lines)

@@ -16,6 +16,7 @@ from .schedule import learning_rate_schedule
 from .setup import prepare_network
 from .taps import FeatureTaps, find_tap, tap_channels
 from .teacher_cache import TeacherCache
+from .weight_average import average_models
 
 __all__ = [
     "AutocastInferer",
@@ -26,6 +27,7 @@ __all__ = [
     "PrepareMultiTaskBatch",
     "SavedModel",
     "TeacherCache",
+    "average_models",
     "find_tap",
     "label_volumes",
     "learning_rate_schedule",

@@ -17,8 +17,8 @@ def average_models(runs: Sequence[str | Path], out: str | Path) -> None:
     """Write the model whose weights are the mean of those of several runs.
 
     Meant for runs that differ in their seed, or in a term of the loss, and went on from the same weights: they lie so
-    near each other that their mean is a network too, as a rule one that does better on new patients than each of them.
-    Of runs that began anew, each from weights of its own, the mean is worth nothing.
+    near each other that their mean is a network too, as a rule one that does better on new patients than they do on
+    average. Of runs that began anew, each from weights of its own, the mean is worth nothing.
 
     Args:
         runs: folders of models that were described and split alike.

@@ -9,15 +9,21 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 from medkd.bundle import bundle_folder
-from medkd.data import DecathlonTask
-from medkd.engines import SavedModel, run_split_file
+from medkd.data import DecathlonTask, Preprocessing
+from medkd.engines import SavedModel, load_model, run_split_file
+from medkd.networks import create_network
 from medkd.study.job import jobs_of, read_result
 from medkd.study.study_file import load_study
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"
 MEANS = {"teacher": (0.95,), "alone": (0.5, 0.6), "control": (0.7, 0.7), "distilled": (0.8, 0.9)}
+
+MODEL = SavedModel({"name": "unet_s1", "channels": [2, 3]}, Preprocessing(size=32), {0: "background", 1: "spleen"})
+WEIGHTS = {"teacher": (0.95,), "control": (0.5, 0.7), "distilled": (0.8, 0.9)}
+TASK = SimpleNamespace(part=lambda part: part, labels={})
 
 
 @pytest.fixture
@@ -80,8 +86,7 @@ scales: {small: {seeds: [0, 1]}}
 
 def test_a_table_goes_on_from_what_is_stored_unless_a_recipe_changed(student, monkeypatch, tmp_path, tiny_task):
     monkeypatch.setattr(student, "STUDY_FILES", tmp_path)
-    monkeypatch.setattr(student, "SHIPPED", {"spleen_ct_teacher": "teacher"})
-    monkeypatch.setattr(student, "KEPT", {})
+    monkeypatch.setattr(student, "KEPT", {bundle_folder("spleen_ct_teacher") / "models": "teacher"})
     monkeypatch.setattr(student, "stored", lambda name: tmp_path / f"{name}.json")
     (tmp_path / "table.yaml").write_text(STUDY.replace("EPOCHS", "3"))
     study = load_study(tmp_path / "table.yaml", data=tiny_task)
@@ -99,14 +104,58 @@ def test_a_table_goes_on_from_what_is_stored_unless_a_recipe_changed(student, mo
     assert json.loads(run_split_file(teacher).read_text())["test"] == DecathlonTask.load(tiny_task).split().test
 
 
-@pytest.mark.parametrize(("measured", "code"), [(0.9504, 0), (0.96, 1)])
-def test_shipped_weights_are_those_of_the_table(measured, code, student, results, monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(student, "SHIPPED", {"spleen_ct_teacher": "teacher"})
+@pytest.fixture
+def installed(student, results, monkeypatch, tmp_path):
+    """Bundles in a temporary folder, with what ``install`` made of runs whose weights tell their figures."""
     monkeypatch.setattr(student, "stored", lambda name: tmp_path / f"{name}.json")
+    monkeypatch.setattr(student, "bundle_folder", lambda bundle: tmp_path / bundle)
+    monkeypatch.setattr(student, "KEPT", {tmp_path / "spleen_ct_teacher" / "models": "teacher"})
+    monkeypatch.setattr(student, "CANDIDATES", ("control", "distilled"))
+    monkeypatch.setattr(student, "DecathlonTask", SimpleNamespace(load=lambda folder: TASK))
+    monkeypatch.setattr(student, "Segmenter", SimpleNamespace(load=lambda folder, backend: folder))
+    monkeypatch.setattr(student, "evaluate", figures_of_weights)
+    results["runs"]["shipped-teacher"] = [result(0, 0.95)]
     (tmp_path / "table.json").write_text(json.dumps(results))
-    monkeypatch.setattr(student, "evaluate", lambda *_: result(0, measured))
-    task = SimpleNamespace(part=lambda part: [], labels={})
-    monkeypatch.setattr(student, "DecathlonTask", SimpleNamespace(load=lambda folder: task))
-    monkeypatch.setattr(student, "Segmenter", SimpleNamespace(load=lambda *_: None))
-    assert student.reproduce(tmp_path) == code
-    assert ("0.9500 of a is stored" in capsys.readouterr().out) == bool(code)
+    for bundle in student.STUDENT, student.TEACHER:
+        (tmp_path / bundle).mkdir()
+    for run, levels in WEIGHTS.items():
+        for seed, level in enumerate(levels):
+            save_level(tmp_path / "runs" / f"{run}-{seed}", level)
+    student.install(tmp_path, tmp_path)
+    return tmp_path
+
+
+def save_level(folder: Path, level: float) -> None:
+    """A model all of whose weights are ``level``."""
+    state = create_network(**MODEL.network).state_dict()
+    MODEL.save(folder, {name: torch.full_like(tensor, level) for name, tensor in state.items()})
+
+
+def figures_of_weights(folder: Path, part: str, labels: Any) -> dict[str, Any]:
+    """Test volumes have the level of the weights as their Dice, validation volumes a tenth less."""
+    level = next(iter(load_model(folder).state_dict().values())).mean().item()
+    return result(0, level - 0.1 * (part == "val"))
+
+
+def test_the_mean_that_validates_better_ships(student, installed):
+    shipped = json.loads((installed / "shipped.json").read_text())
+    assert shipped["ships"] == "distilled"
+    control = shipped["candidates"]["control"]
+    assert control["seeds"] == {"0": {"a": 0.4, "b": 0.4}, "1": {"a": 0.6, "b": 0.6}}
+    assert control["val"] == {"a": 0.5, "b": 0.5} and control["test"] == {"a": 0.6, "b": 0.6}
+    lines = student.shipped_table(shipped, json.loads((installed / "table.json").read_text()))
+    assert lines[2:] == [
+        "| control | 0.400, 0.600 | 0.500 | 0.700, 0.700 | 0.600 [0.600, 0.600] |",
+        "| **distilled, ships** | 0.700, 0.800 | 0.750 | 0.800, 0.900 | 0.850 [0.850, 0.850] |",
+    ]
+
+
+@pytest.mark.parametrize(("level", "code"), [(0.85, 0), (0.8504, 0), (0.86, 1)])
+def test_shipped_weights_are_those_whose_figures_are_stored(level, code, student, installed, capsys):
+    assert student.reproduce(installed) == 0
+    save_level(installed / student.STUDENT / "models", level)
+    capsys.readouterr()
+    assert student.reproduce(installed) == code
+    out = capsys.readouterr().out
+    assert ("spleen_ct_student a: Dice 0.8600, but 0.8500 is stored" in out) == bool(code)
+    assert out.count("as stored") == (2 if code else 4)

@@ -20,20 +20,20 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from skimage.measure import approximate_polygon, find_contours
+from student import SHIPPED, mean_with_interval, stored
 
 from medkd import Segmenter
 from medkd.bundle import STUDENT, TEACHER, bundle_folder
 from medkd.data import Case, DecathlonTask, read_image, read_label
 from medkd.data.grid import SliceGrid
-from medkd.files import atomic_write, spread_json
+from medkd.files import atomic_write, write_figures
 from medkd.inference import Options
 from medkd.machine import machine_facts
-from medkd.metrics import OverlapCounts, paired_difference
+from medkd.metrics import OverlapCounts
 from medkd.networks import count_parameters
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "docs" / "results" / "model_card.json"
-SHIPPED = ROOT / "docs" / "results" / "student_shipped.json"
 SHIPS = {"shipped": "distilled students", "shipped-control": "students without a teacher"}
 PAGE = ROOT / "docs" / "model_card.md"
 PICTURE = ROOT / "docs" / "images" / "student_cases.png"
@@ -124,8 +124,7 @@ def run(data: Path) -> None:
         },
         "cases": [_case(case, segmenters) for case in cases],
     }
-    with atomic_write(RESULTS) as temporary:
-        temporary.write_text(spread_json(results), encoding="utf-8")
+    write_figures(RESULTS, results)
 
 
 def _case(case: Case, segmenters: dict[str, Segmenter]) -> dict[str, Any]:
@@ -228,15 +227,14 @@ def page(results: dict[str, Any]) -> str:
         "worst": worst["name"],
         "worst_dice": f"{worst['student']['dice']:.3f}",
         "picture": PICTURE.relative_to(PAGE.parent),
-        "ships": SHIPS[json.loads(SHIPPED.read_text(encoding="utf-8"))["ships"]],
+        "ships": SHIPS[json.loads(stored(SHIPPED).read_text(encoding="utf-8"))["ships"]],
     }
     return CARD.format(**facts)
 
 
 def _interval(results: dict[str, Any], model: str, key: str) -> str:
-    dice = np.array([[case[model][key] for case in results["cases"]]])
-    around = paired_difference(dice, np.zeros_like(dice))
-    return f"**{around.mean:.3f}** [{around.low:.3f}, {around.high:.3f}]"
+    dice, interval = mean_with_interval([[case[model][key] for case in results["cases"]]]).split(" ", 1)
+    return f"**{dice}** {interval}"
 
 
 def main() -> None:

@@ -26,7 +26,7 @@ from medkd import Segmenter
 from medkd.bundle import STUDENT, TEACHER, bundle_folder
 from medkd.data import DecathlonTask, read_image, read_label
 from medkd.errors import UserError
-from medkd.files import atomic_write, spread_json
+from medkd.files import write_figures
 from medkd.machine import machine_facts
 from medkd.metrics import OverlapCounts
 
@@ -52,8 +52,7 @@ def main() -> None:
     folders = arguments.models or [bundle_folder(name) for name in (STUDENT, TEACHER)]
     results = measure(arguments.data, arguments.part, dict(zip(MODELS, folders, strict=True)))
     if arguments.part == "test" and arguments.models is None:
-        with atomic_write(RESULTS) as temporary:
-            temporary.write_text(spread_json(results), encoding="utf-8")
+        write_figures(RESULTS, results)
     print("\n".join(tables(results)))
 
 

@@ -63,6 +63,12 @@ def write_json(path: str | Path, content: Any) -> None:
         temporary.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
 
+def write_figures(path: str | Path, content: Any) -> None:
+    """Write figures that are kept as :func:`spread_json`, atomically."""
+    with atomic_write(path) as temporary:
+        temporary.write_text(spread_json(content), encoding="utf-8")
+
+
 def spread_json(content: Any) -> str:
     """The JSON of figures that are kept: three levels on lines of their own, what lies deeper on one line each."""
     return _spread(content, 0) + "\n"

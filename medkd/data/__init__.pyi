@@ -1,10 +1,11 @@
 from .augmentation import slice_augmentation
-from .decathlon import Case, DecathlonTask, Split
+from .decathlon import Case, DecathlonTask
 from .held_out import SliceSplitDataset, held_out_slices
 from .nifti import check_pair, read_image, read_label
 from .open_task import download_task, open_task
 from .scan import read_scan
 from .slices import SliceDataset, SliceSampler, SliceVolume, VolumeDataset, load_volumes
+from .split import Split
 from .transforms import PreparedScan, Preprocessing
 from .turns import RandTurnd
 from .volume import Volume, volume_from_array

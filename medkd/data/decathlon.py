@@ -1,25 +1,17 @@
-"""A task folder of the Medical Segmentation Decathlon: its cases, and their split by volume."""
+"""A task folder of the Medical Segmentation Decathlon and its cases."""
 
 from __future__ import annotations
 
 import filecmp
-import json
-import math
 import re
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from medkd.data.natural_order import natural_order
+from medkd.data.split import Split, read_object
 from medkd.errors import UserError
-from medkd.files import write_json
-
-TEST_SHARE = 0.25
-VAL_SHARE = 0.15
 
 
 @dataclass(frozen=True)
@@ -33,23 +25,6 @@ class Case:
     def without_label(self) -> Case:
         """The same image, as if it had no label."""
         return replace(self, label=None)
-
-
-@dataclass(frozen=True)
-class Split:
-    """Case names by use; `student` is the part of `train` that the student learns from."""
-
-    train: list[str]
-    student: list[str]
-    val: list[str]
-    test: list[str]
-
-    def write(self, file: str | Path) -> None:
-        """Write the split as a `splits.json` that gives it again, with the student's part where that is the half."""
-        content: dict[str, Any] = {"unit": "volume", "teacher_train": self.train, "val": self.val, "test": self.test}
-        if len(self.student) == math.ceil(len(self.train) / 2):
-            content["student_train_half"] = self.student
-        write_json(file, content)
 
 
 @dataclass(frozen=True)
@@ -90,7 +65,7 @@ class DecathlonTask:
             if not file.is_dir():
                 raise UserError(f"{file} is not a folder: give the task folder that holds dataset.json.")
             file = file / "dataset.json"
-        content = _read_json(file)
+        content = read_object(file)
         for key in ("training", "labels"):
             if key not in content:
                 raise UserError(f"{file} has no '{key}': give a dataset.json in the Decathlon layout.")
@@ -183,18 +158,14 @@ class DecathlonTask:
             raise UserError(f"the seed is {seed}: choose one from 0 to {2**32 - 1}.")
         if file is None and (self.folder / "splits.json").exists():
             file = self.folder / "splits.json"
-        if file is None:
-            train, val, test = self._draw(seed)
-            half = None
-        else:
-            train, val, test, half = self._read_split(Path(file))
-        if half is not None and student_share == 0.5:
-            student = half
-        else:
-            # Guarded against 0.28 * 25 = 7.000000000000001, which must give 7 cases and not 8.
-            count = max(1, math.ceil(student_share * len(train) - 1e-9))
-            student = _natural(_shuffled(train, seed)[:count])
-        return Split(train, student, val, test)
+        names = [case.name for case in self.cases]
+        if file is not None:
+            return Split.read(Path(file), names, seed, student_share)
+        if len(names) < 3:
+            raise UserError(
+                f"the task {self.folder} has {len(names)} cases: give at least 3, to train, validate and test."
+            )
+        return Split.draw(names, seed, student_share)
 
     def without_labels(self, split: Split) -> list[Case]:
         """What a student may learn from without labels: training cases outside its share, and the unlabelled ones.
@@ -228,51 +199,10 @@ class DecathlonTask:
             raise UserError(f"the part {part!r} is not known: choose train, val, test or all.")
         return self.select(getattr(self.split(seed, file=file), part))
 
-    def _draw(self, seed: int) -> tuple[list[str], list[str], list[str]]:
-        if len(self.cases) < 3:
-            raise UserError(
-                f"the task {self.folder} has {len(self.cases)} cases: give at least 3, to train, validate and test."
-            )
-        names = _shuffled([case.name for case in self.cases], seed)
-        test = max(1, round(TEST_SHARE * len(names)))
-        val = max(1, round(VAL_SHARE * len(names)))
-        return _natural(names[test + val :]), _natural(names[test : test + val]), _natural(names[:test])
-
-    def _read_split(self, file: Path) -> tuple[list[str], list[str], list[str], list[str] | None]:
-        content = _read_json(file)
-        lists: dict[str, list[str]] = {}
-        known = {case.name for case in self.cases}
-        for key in ("teacher_train", "val", "test", "student_train_half"):
-            names = content.get(key)
-            if key == "student_train_half" and names is None:
-                continue
-            if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
-                raise UserError(f"{file} must list at least one case name under '{key}': add the list.")
-            unknown = [name for name in names if name not in known]
-            if unknown:
-                raise UserError(
-                    f"{file} names {unknown[0]} under '{key}', which is no case of {self.folder}: remove it."
-                )
-            lists[key] = _natural(names)
-        half = lists.pop("student_train_half", None)
-        twice = [name for name, count in Counter(chain.from_iterable(lists.values())).items() if count > 1]
-        if twice:
-            raise UserError(f"{file} lists {twice[0]} more than once: keep each case in one of train, val and test.")
-        if half is not None:
-            outside = [name for name in half if name not in lists["teacher_train"]]
-            if outside:
-                raise UserError(
-                    f"{file} gives the student {outside[0]}, which is not in 'teacher_train': "
-                    "choose the student's cases from the teacher's."
-                )
-            if len(set(half)) < len(half):
-                raise UserError(f"{file} lists a case twice under 'student_train_half': keep it once.")
-        return lists["teacher_train"], lists["val"], lists["test"], half
-
 
 def read_labels(file: Path) -> dict[int, str]:
     """The label values and names of a ``dataset.json``."""
-    return _labels(_read_json(file).get("labels"), file)
+    return _labels(read_object(file).get("labels"), file)
 
 
 def _check_files(cases: Iterable[Case], listed_in: str) -> None:
@@ -280,18 +210,6 @@ def _check_files(cases: Iterable[Case], listed_in: str) -> None:
         for path in (case.image, case.label):
             if path is not None and not path.is_file():
                 raise UserError(f"{path} is missing: put the file there or remove its case from {listed_in}.")
-
-
-def _read_json(file: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(file.read_bytes())
-    except FileNotFoundError as error:
-        raise UserError(f"{file} is missing: give a folder or file of a task in the Decathlon layout.") from error
-    except (OSError, ValueError) as error:
-        raise UserError(f"{file} cannot be read as JSON ({error}): correct the file.") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{file} holds no JSON object: correct the file.")
-    return content
 
 
 def _labels(entry: Any, file: Path) -> dict[int, str]:
@@ -327,25 +245,10 @@ def _cases(entries: Any, key: str, file: Path) -> list[Case]:
         if name in cases:
             raise UserError(f"{file} lists the case {name} twice under '{key}': remove one or rename its file.")
         cases[name] = Case(name, path, None if label is None else file.parent / label)
-    return [cases[name] for name in _natural(cases)]
+    return [cases[name] for name in natural_order(cases)]
 
 
 def _number(file: Path) -> tuple[int, int]:
     """What all links to one file share."""
     found = file.stat()
     return found.st_dev, found.st_ino
-
-
-def _natural(names: Iterable[str]) -> list[str]:
-    """Sort names with numbers by value: spleen_2 before spleen_10."""
-
-    def key(name: str) -> tuple[list[str | int], str]:
-        return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)], name
-
-    return sorted(names, key=key)
-
-
-def _shuffled(names: Sequence[str], seed: int) -> list[str]:
-    # RandomState, because numpy guarantees its stream for good and that of newer generators not.
-    order = np.random.RandomState(seed).permutation(len(names))
-    return [names[index] for index in order]

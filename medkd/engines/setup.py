@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from medkd.data.decathlon import Split
+from medkd.data.split import Split
 from medkd.distributed import process_count, synchronize_batch_norm
 from medkd.engines.saved_model import SavedModel, load_weights, model_folder, model_split_file
 from medkd.errors import UserError

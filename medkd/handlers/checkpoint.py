@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from ignite.engine import Engine, Events
 
-from medkd.data.decathlon import Split
+from medkd.data.split import Split
 from medkd.distributed import gather_batch, is_main_process, process_count
 from medkd.engines.saved_model import SavedModel, load_tensors, save_tensors
 from medkd.errors import UserError

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import os
-import re
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from medkd.data.natural_order import natural_key
 from medkd.files import atomic_write
 from medkd.inference.cohort_report_page import DIALOG, TOOLS, closing, facts, opening, text
 from medkd.inference.outliers import (
@@ -75,7 +75,7 @@ def write_cohort_report(rows: Sequence[dict[str, Any]], out: Path) -> Path:
     Raises:
         UserError: the report cannot be written.
     """
-    cases = sorted({row["name"]: row for row in rows}.values(), key=lambda case: (_natural(case["name"]), case["name"]))
+    cases = sorted({row["name"]: row for row in rows}.values(), key=lambda case: natural_key(case["name"]))
     path = Path(out) / "report.html"
     with atomic_write(path) as temporary, temporary.open("w", encoding="utf-8", errors="replace", newline="\n") as file:
         file.writelines(_page(cases, Path(out)))
@@ -115,11 +115,6 @@ def _page(cases: Sequence[Mapping[str, Any]], out: Path) -> Iterator[str]:
         encoded = base64.b64encode(preview.read_bytes()).decode("ascii")
         yield f'<script type="text/plain" id="preview-{numbers[name]}">{encoded}</script>\n'
     yield closing()
-
-
-def _natural(name: str) -> list[tuple[int, str]]:
-    """Sorts `scan 2` before `scan 10`."""
-    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name) if part]
 
 
 def _lines(case: Mapping[str, Any], labels: Mapping[str, LabelSummary]) -> list[_Line]:

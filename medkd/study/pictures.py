@@ -123,9 +123,7 @@ def _draw(segmenters: Mapping[str, Segmenter], case: Case, caption: str, value: 
     prepared = preprocessing.apply(read_image(case.image), read_label(case.label))
     truth = np.asarray(prepared.label == value)
     index = int(truth.sum(axis=(0, 1)).argmax())
-    masks = {
-        name: _display(_labels(segmenter, prepared, index) == value) for name, segmenter in segmenters.items()
-    }
+    masks = {name: _display(_labels(segmenter, prepared, index) == value) for name, segmenter in segmenters.items()}
     return Picture(
         case=case.name,
         caption=f"{caption} of the distilled student, slice {index}",

@@ -9,7 +9,6 @@ import shutil
 import tarfile
 from collections.abc import Callable
 from dataclasses import replace
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
@@ -143,17 +142,6 @@ def test_select_keeps_the_order_asked_for(tmp_path: Path) -> None:
         task.select(["spleen_1", "spleen_9"])
 
 
-@pytest.mark.parametrize(
-    ("cases", "train", "val", "test"),
-    [(3, 1, 1, 1), (4, 2, 1, 1), (7, 4, 1, 2), (17, 10, 3, 4), (20, 12, 3, 5), (100, 60, 15, 25)],
-)
-def test_drawn_split_covers_all_cases_once(tmp_path: Path, cases: int, train: int, val: int, test: int) -> None:
-    split = DecathlonTask.load(make_task(tmp_path, numbered(cases))).split()
-    assert (len(split.train), len(split.val), len(split.test)) == (train, val, test)
-    assert sorted(split.train + split.val + split.test) == sorted(numbered(cases))
-    assert set(split.student) <= set(split.train)
-
-
 def test_drawn_split_depends_on_names_and_seed_alone(tmp_path: Path) -> None:
     names = numbered(20)
     first = DecathlonTask.load(make_task(tmp_path / "a", names)).split(seed=3)
@@ -162,32 +150,6 @@ def test_drawn_split_depends_on_names_and_seed_alone(tmp_path: Path) -> None:
     assert DecathlonTask.load(make_task(tmp_path / "b", mixed)).split(seed=3) == first
     others = [DecathlonTask.load(tmp_path / "a").split(seed=seed) for seed in range(10)]
     assert len({tuple(split.test) for split in others}) > 5
-
-
-@pytest.mark.parametrize(
-    ("cases", "train", "share", "count"),
-    [
-        (17, 10, 1e-6, 1),
-        (17, 10, 0.1, 1),
-        (17, 10, 0.11, 2),
-        (17, 10, 0.25, 3),
-        (17, 10, 0.5, 5),
-        (17, 10, 0.71, 8),
-        (17, 10, 1, 10),
-        (41, 25, 0.28, 7),
-    ],
-)
-def test_student_share_is_rounded_up(tmp_path: Path, cases: int, train: int, share: float, count: int) -> None:
-    split = DecathlonTask.load(make_task(tmp_path, numbered(cases))).split(student_share=share)
-    assert len(split.train) == train
-    assert len(split.student) == len(set(split.student)) == count
-    assert set(split.student) <= set(split.train)
-
-
-def test_smaller_share_is_part_of_the_larger(tmp_path: Path) -> None:
-    task = DecathlonTask.load(make_task(tmp_path, numbered(40)))
-    shares = [set(task.split(seed=1, student_share=share).student) for share in (0.1, 0.3, 0.5, 1.0)]
-    assert all(small < large for small, large in pairwise(shares))
 
 
 @pytest.mark.parametrize(
@@ -285,29 +247,6 @@ def test_the_cases_of_a_part(tmp_path: Path) -> None:
         task.part("half")
 
 
-@pytest.mark.parametrize(
-    ("changes", "sentence"),
-    [
-        ({"test": ["spleen_99"]}, "names spleen_99 under 'test'"),
-        ({"student_train_half": ["spleen_99"]}, "names spleen_99 under 'student_train_half'"),
-        ({"test": ["spleen_7"]}, "lists spleen_7 more than once"),
-        ({"val": ["spleen_3"]}, "lists spleen_3 more than once"),
-        ({"test": ["spleen_8", "spleen_8"]}, "lists spleen_8 more than once"),
-        ({"student_train_half": ["spleen_8"]}, "gives the student spleen_8"),
-        ({"student_train_half": ["spleen_1", "spleen_1"]}, "lists a case twice under 'student_train_half'"),
-        ({"val": []}, "at least one case name under 'val'"),
-        ({"val": None}, "at least one case name under 'val'"),
-        ({"teacher_train": [1]}, "at least one case name under 'teacher_train'"),
-        ({"test": "spleen_8"}, "at least one case name under 'test'"),
-    ],
-)
-def test_bad_split_file(tmp_path: Path, changes: dict[str, Any], sentence: str) -> None:
-    task = DecathlonTask.load(make_task(tmp_path, numbered(10)))
-    (tmp_path / "splits.json").write_text(json.dumps(GIVEN | changes), encoding="utf-8")
-    with pytest.raises(UserError, match=f"splits.json .*{sentence}"):
-        task.split()
-
-
 def test_existing_task_is_not_downloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Refusing:
         def __init__(self, **options: Any) -> None:
@@ -392,11 +331,3 @@ def test_real_task_is_split_as_its_file_says() -> None:
     ):
         assert sorted(names) == sorted(given[key])
     assert len(task.select(split.train)) == 12
-
-
-@pytest.mark.parametrize("share", [0.5, 0.2])
-def test_a_written_split_is_read_as_it_was(tiny_task: Path, tmp_path: Path, share: float) -> None:
-    task = DecathlonTask.load(tiny_task)
-    split = task.split(seed=3, student_share=share)
-    split.write(tmp_path / "splits.json")
-    assert task.split(seed=3, student_share=share, file=tmp_path / "splits.json") == split

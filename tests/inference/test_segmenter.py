@@ -102,9 +102,7 @@ def test_the_mask_is_that_of_the_same_volume_in_any_order_and_obliquely(tmp_path
     unturned = segmenter()(tmp_path / "ras.nii.gz")
     expected = nibabel.Nifti1Image(unturned.mask, unturned.affine)
     orientations = nibabel.orientations
-    turn = orientations.ornt_transform(
-        orientations.io_orientation(expected.affine), orientations.axcodes2ornt(axcodes)
-    )
+    turn = orientations.ornt_transform(orientations.io_orientation(expected.affine), orientations.axcodes2ornt(axcodes))
     back = expected.as_reoriented(turn)
     np.testing.assert_array_equal(result.mask, np.asarray(back.dataobj))
     np.testing.assert_allclose(back.affine, mask.affine, atol=1e-4)

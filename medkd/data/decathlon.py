@@ -160,7 +160,7 @@ class DecathlonTask:
             file = self.folder / "splits.json"
         names = [case.name for case in self.cases]
         if file is not None:
-            return Split.read(Path(file), names, seed, student_share)
+            return Split.read(Path(file), names, self.folder, seed, student_share)
         if len(names) < 3:
             raise UserError(
                 f"the task {self.folder} has {len(names)} cases: give at least 3, to train, validate and test."

@@ -45,12 +45,13 @@ class Split:
         )
 
     @classmethod
-    def read(cls, file: Path, known: Collection[str], seed: int, student_share: float) -> Split:
+    def read(cls, file: Path, known: Collection[str], task: Path, seed: int, student_share: float) -> Split:
         """Read a `splits.json`; what the student learns from is drawn unless the file gives its half.
 
         Args:
             file: the split file.
             known: the names of the task's cases.
+            task: its folder, which messages name.
             seed: of the student's draw.
             student_share: share of the training cases for the student, in (0, 1].
 
@@ -67,7 +68,7 @@ class Split:
                 raise UserError(f"{file} must list at least one case name under '{key}': add the list.")
             unknown = [name for name in names if name not in known]
             if unknown:
-                raise UserError(f"{file} names {unknown[0]} under '{key}', which is no case of the task: remove it.")
+                raise UserError(f"{file} names {unknown[0]} under '{key}', which is no case of {task}: remove it.")
             lists[key] = natural_order(names)
         half = lists.pop("student_train_half", None)
         twice = [name for name, count in Counter(chain.from_iterable(lists.values())).items() if count > 1]

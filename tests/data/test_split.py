@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ def numbered(count: int) -> list[str]:
 def read(folder: Path, content: dict[str, Any], share: float = 0.5) -> Split:
     file = folder / "splits.json"
     file.write_text(json.dumps(content), encoding="utf-8")
-    return Split.read(file, numbered(10), seed=0, student_share=share)
+    return Split.read(file, numbered(10), folder, seed=0, student_share=share)
 
 
 @pytest.mark.parametrize(
@@ -92,8 +93,13 @@ def test_a_bad_file_is_named_with_what_is_wrong(tmp_path: Path, changes: dict[st
         read(tmp_path, GIVEN | changes)
 
 
+def test_an_unknown_case_is_told_with_the_folder_it_is_not_in(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=f"no case of {re.escape(str(tmp_path))}: remove it"):
+        read(tmp_path, GIVEN | {"test": ["spleen_99"]})
+
+
 @pytest.mark.parametrize("share", [0.5, 0.2])
 def test_a_written_split_is_read_as_it_was(tmp_path: Path, share: float) -> None:
     split = Split.draw(numbered(10), seed=3, student_share=share)
     split.write(tmp_path / "splits.json")
-    assert Split.read(tmp_path / "splits.json", numbered(10), seed=3, student_share=share) == split
+    assert Split.read(tmp_path / "splits.json", numbered(10), tmp_path, seed=3, student_share=share) == split

@@ -57,6 +57,7 @@ TERMS = {
     ),
     "mimic": (1.0, {("HintLoss", 1.0, "bottleneck")}),
     "local": (1.0, {("LocalConsistencyLoss", 0.1, None)}),
+    "mix": (1.0, {("PredictionMapLoss", 1.0, None)}),
     "crd": (1.0, {("ContrastiveRepresentationLoss", 0.8, "bottleneck")}),
 }
 

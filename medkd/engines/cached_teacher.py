@@ -79,11 +79,12 @@ class CachedTeacher:
         missing = [number for number in range(len(places)) if any(maps[number] is None for maps in found.values())]
         if missing:
             unturned = torch.stack([turn_back(image[number], turns[number]) for number in missing])
-            for tap, output in self.teacher(unturned).items():
-                for number, array in zip(missing, _arrays(output, grids[tap]), strict=True):
+            outputs = self.teacher(unturned)
+            for tap, grid in grids.items():
+                for number, array in zip(missing, _arrays(outputs[tap], grid), strict=True):
                     if found[tap][number] is None:
                         found[tap][number] = array
-                        self._keep(self._folder(tap, grids[tap], places[number][0]), places[number][1], array)
+                        self._keep(self._folder(tap, grid, places[number][0]), places[number][1], array)
         return {tap: _batch(maps, turns, image.device) for tap, maps in found.items()}
 
     def _folder(self, tap: str | None, grid: Grid, volume: str) -> str:

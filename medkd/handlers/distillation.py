@@ -78,13 +78,16 @@ class DistillationHandler:
         engine.terms[self.name] = f"{self.weight} {type(self.loss).__name__} of {places}"
         if self.student_tap is not None:
             engine.student_taps.add(self.student_tap)
-        engine.ask_teacher(self.teacher_tap, lambda: self._teacher_grid(engine))
+        self._ask_teacher(engine)
         self.loss.to(engine.state.device)
         # Arithmetic that is not the same twice would let the projectors of the processes drift apart.
         engine.add_event_handler(Events.EPOCH_STARTED, lambda: broadcast_state(self.loss))
         engine.add_event_handler(IterationEvents.LOSS_COMPLETED, self)
         if isinstance(self.loss, HolisticAdversarialLoss):
             engine.add_event_handler(Events.ITERATION_COMPLETED, self._train_discriminator, self.loss)
+
+    def _ask_teacher(self, engine: DistillationTrainer) -> None:
+        engine.ask_teacher(self.teacher_tap, lambda: self._teacher_grid(engine))
 
     def __call__(self, engine: DistillationTrainer) -> None:
         student, teacher = self._pair(engine)
@@ -102,7 +105,10 @@ class DistillationHandler:
     def _student(self, engine: DistillationTrainer) -> torch.Tensor:
         if self.student_tap is not None:
             return engine.student_taps.features[self.student_tap]
-        prediction = engine.state.output[CommonKeys.PRED]
+        return self._logits(engine.state.output[CommonKeys.PRED])
+
+    @staticmethod
+    def _logits(prediction: torch.Tensor | tuple[torch.Tensor, ...]) -> torch.Tensor:
         # A multi-task network gives its reconstruction too.
         return prediction[0] if isinstance(prediction, tuple) else prediction
 

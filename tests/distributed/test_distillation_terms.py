@@ -15,7 +15,7 @@ from torch import nn
 
 from medkd.distributed import GlobalBatchLoss, data_parallel, process_count, process_rank
 from medkd.engines import DistillationTrainer, prepare_network
-from medkd.handlers import DistillationHandler
+from medkd.handlers import DistillationHandler, MixedSlicesHandler
 from medkd.losses import (
     ClassGuidedContrastiveLoss,
     ContrastiveFeatureLoss,
@@ -34,10 +34,11 @@ STEPS, EPOCHS = 5, 2
 
 
 class Case(NamedTuple):
-    """A loss; on the bottlenecks, unless it compares logits."""
+    """A loss; on the bottlenecks, unless it compares logits, of the slices as they are or mixed."""
 
     build: Callable[[], nn.Module]
     on_logits: bool = False
+    mixed: bool = False
 
 
 def contrastive(granularity: str, supervised: bool = False) -> Case:
@@ -46,6 +47,7 @@ def contrastive(granularity: str, supervised: bool = False) -> Case:
 
 CASES = {
     "pmd": Case(PredictionMapLoss, on_logits=True),
+    "mixed": Case(PredictionMapLoss, on_logits=True, mixed=True),
     "adversarial": Case(lambda: HolisticAdversarialLoss(1, channels=(8, 8)), on_logits=True),
     "patch": contrastive("patch"),
     "pixel_supervised": contrastive("pixel", supervised=True),
@@ -81,8 +83,9 @@ def curve(name: str, student_name: str) -> list[dict[str, float]]:
     torch.manual_seed(0)
     student = prepare_network(STUDENTS[student_name]().double(), "cpu")
     teacher = MultiTaskUNet(channels=(4, 6, 8, 10)).double()
-    places = (None, None) if case.on_logits else ("bottleneck", "bottleneck")
-    term = DistillationHandler(name, case.build().double(), 0.5, *places)
+    places = () if case.on_logits else ("bottleneck", "bottleneck")
+    handler = MixedSlicesHandler if case.mixed else DistillationHandler
+    term = handler(name, case.build().double(), 0.5, *places)
     parameters = [*student.parameters(), *(p for p in term.loss.parameters() if p.requires_grad)]
     together = process_count() > 1
     if process_rank() == 1:

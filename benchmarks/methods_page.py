@@ -38,10 +38,11 @@ def write_methods_page(path: Path, results: dict[str, Any], cost: dict[str, Any]
         "",
         *_terms_table(),
         "",
-        "Taps are those of both networks; `logits` compares the outputs. Weights are those of the papers, or of",
-        "their public code; `kd` has the weight that EMKD gives its prediction maps, those of `mimic` and `local`",
-        "are ours. Two terms are not in the form of the paper: the importance maps of `emkd` are those of its public",
-        "code (fourth power, squared difference), and `pncd`, which has no public code, also takes the squared",
+        "Taps are those of both networks; `logits` compares the outputs, `mixed slices` those for slices with a",
+        "square of another slice in them. Weights are those of the papers, or of",
+        "their public code; `kd` has the weight that EMKD gives its prediction maps, those of `mimic`, `local` and",
+        "`mix` are ours. Two terms are not in the form of the paper: the importance maps of `emkd` are those of its",
+        "public code (fourth power, squared difference), and `pncd`, which has no public code, also takes the squared",
         "difference, because the 1-norm of two unit maps grows with their size and drowns everything else.",
         "",
         "## S1 on real CT, one budget",
@@ -70,7 +71,7 @@ def _terms_table() -> list[str]:
     for name in method_names():
         method = describe_method(name)
         terms = [f"{method['segmentation_weight']:g} segmentation"]
-        terms += [f"{t['weight']:g} {t['loss']} ({t['student_tap'] or 'logits'})" for t in method["terms"]]
+        terms += [f"{t['weight']:g} {t['loss']} ({t['place']})" for t in method["terms"]]
         rows.append(f"| `{name}` | {method['paper']} | {'<br>'.join(terms)} |")
     return rows
 

@@ -2,6 +2,7 @@
 
 medkd study run benchmarks/student/choice.yaml --out runs/student    # which network, an hour
 medkd study run benchmarks/student/methods.yaml --out runs/student   # which distillation, an hour
+medkd study run benchmarks/student/mixing.yaml --out runs/student    # distillation on mixed slices, two hours
 medkd study run benchmarks/student/table.yaml --out runs/student     # the table, five hours; a stopped one goes on
 medkd study report runs/student
 python benchmarks/student.py store runs/student   # docs/results/student_*.json
@@ -42,7 +43,7 @@ ROOT = Path(__file__).parent.parent
 STUDY_FILES = Path(__file__).parent / "student"
 PAGE = ROOT / "docs" / "student.md"
 TABLE, METHODS, SHIPPED = "table", "methods", "shipped"
-STUDIES = (TABLE, "choice", METHODS)
+STUDIES = (TABLE, "choice", METHODS, "mixing")
 # The student that ships is the mean of the weights of all seeds of one of these, the one whose mean has the higher Dice
 # on the validation volumes.
 CANDIDATES = ("shipped-control", "shipped")

@@ -59,7 +59,8 @@ def describe_method(method: str | Path) -> dict[str, Any]:
 
     Returns:
         ``name``, ``paper``, the ``segmentation_weight``, and ``terms``: a list of ``name``, ``loss``, ``weight``,
-        ``student_tap`` and ``teacher_tap`` (None for the logits). Terms of weight 0 are left out.
+        ``student_tap`` and ``teacher_tap`` (None for the logits), and ``place``, what is compared in words. Terms of
+        weight 0 are left out.
 
     Raises:
         UserError: see :func:`method_file`.
@@ -82,6 +83,7 @@ def describe_method(method: str | Path) -> dict[str, Any]:
                     "weight": weight,
                     "student_tap": term.get("student_tap"),
                     "teacher_tap": term.get("teacher_tap"),
+                    "place": _place(term),
                 }
             )
     about = content["method"]
@@ -98,14 +100,17 @@ def format_methods(descriptions: list[dict[str, Any]]) -> str:
     lines = []
     for method in descriptions:
         lines += wrap(f"{method['name']}: {method['paper'] or 'a mix of your own'}", 80, subsequent_indent="  ")
-        terms = [{"name": "segmentation", "loss": "", "weight": method["segmentation_weight"], "taps": ""}]
-        for term in method["terms"]:
-            taps = "logits" if term["student_tap"] is None else term["student_tap"]
-            if term["teacher_tap"] != term["student_tap"]:
-                taps = f"{taps} / {term['teacher_tap']}"
-            terms.append({**term, "taps": taps})
-        lines += [f"  {t['weight']:>7}  {t['name']:<21}{t['loss']:<31}{t['taps']}".rstrip() for t in terms]
+        terms = [{"name": "segmentation", "loss": "", "weight": method["segmentation_weight"], "place": ""}]
+        terms += method["terms"]
+        lines += [f"  {t['weight']:>7}  {t['name']:<21}{t['loss']:<31}{t['place']}".rstrip() for t in terms]
     return "\n".join(lines)
+
+
+def _place(term: Mapping[str, Any]) -> str:
+    if term["_target_"].endswith(".MixedSlicesHandler"):
+        return "mixed slices"
+    student, teacher = term.get("student_tap") or "logits", term.get("teacher_tap") or "logits"
+    return student if student == teacher else f"{student} / {teacher}"
 
 
 def format_terms(row: Mapping[str, Any]) -> str:

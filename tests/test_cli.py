@@ -75,8 +75,11 @@ def test_methods(capsys):
     assert main(["methods", "--json"]) == 0
     rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
     assert rows["kd"]["terms"] == [
-        {"name": "pmd", "loss": "PredictionMapLoss", "weight": 0.1, "student_tap": None, "teacher_tap": None}
-    ]
+        {
+            "name": "pmd", "loss": "PredictionMapLoss", "weight": 0.1, "student_tap": None, "teacher_tap": None,
+            "place": "logits",
+        }
+    ]  # fmt: skip
     assert main(["methods", "emkd"]) == 0
     assert "RegionAffinityLoss" in capsys.readouterr().out
     assert main(["methods", "emdk"]) == 2

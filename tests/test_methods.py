@@ -87,6 +87,10 @@ def test_every_weight_of_a_method_is_used_by_a_term(name: str) -> None:
     assert all(term["warmup_epochs"] == "@warmup_epochs" for term in content["distillation"])
 
 
+def test_what_a_term_on_mixed_slices_compares_is_told() -> None:
+    assert "mixed slices" in format_methods([describe_method("mix")])
+
+
 def own(folder: Path, text: str) -> Path:
     file = folder / "mine.yaml"
     file.write_text(text)
@@ -109,7 +113,8 @@ def test_a_mix_of_ones_own(tmp_path: Path) -> None:
     description = describe_method(own(tmp_path, MINE))
     assert description["name"] == "mine" and description["paper"] is None
     expected = {
-        "name": "hint", "loss": "HintLoss", "weight": 0.5, "student_tap": "encoder", "teacher_tap": "bottleneck"
+        "name": "hint", "loss": "HintLoss", "weight": 0.5, "student_tap": "encoder", "teacher_tap": "bottleneck",
+        "place": "encoder / bottleneck",
     }  # fmt: skip
     assert description["terms"] == [expected]
     assert "encoder / bottleneck" in format_methods([description])

@@ -6,7 +6,7 @@ medkd study run benchmarks/student/mixing.yaml --out runs/student    # distillat
 medkd study run benchmarks/student/table.yaml --out runs/student     # the table, five hours; a stopped one goes on
 medkd study report runs/student
 python benchmarks/student.py store runs/student   # docs/results/student_*.json
-python benchmarks/student.py restore runs/student --data $MEDKD_DATA/btcv_spleen   # so that the table goes on from them
+python benchmarks/student.py restore runs/student --data $MEDKD_DATA/btcv_spleen   # to train what ships anew
 python benchmarks/student.py report               # docs/student.md from the stored JSON alone
 python benchmarks/student.py install runs/student --data $MEDKD_DATA/btcv_spleen   # the models that the bundles ship
 python benchmarks/student.py reproduce --data $MEDKD_DATA/btcv_spleen   # their figures, a minute
@@ -47,11 +47,8 @@ STUDIES = (TABLE, "choice", METHODS, "mixing")
 # The student that ships is the mean of the weights of all seeds of one of these, the one whose mean has the higher Dice
 # on the validation volumes.
 CANDIDATES = ("shipped-control", "shipped")
-# Models of the first seed: the teacher that ships, and what the rows that are not done yet need.
-KEPT = {
-    bundle_folder(TEACHER) / "models": "shipped-teacher",
-    **{STUDY_FILES / run: run for run in ("teacher", "shipped-start")},
-}
+# Models of the first seed: the teacher that ships, and the student from which the candidates go on.
+KEPT = {bundle_folder(TEACHER) / "models": "shipped-teacher", STUDY_FILES / "shipped-start": "shipped-start"}
 # Another processor or build of torch sums in another order, which moves a few voxels.
 TOLERANCE = 0.001
 INTRODUCTION = """# The student that is shipped: how it was chosen and what it is worth
@@ -161,7 +158,7 @@ def _with_interval(row: FigureRow, results: Mapping[str, Any]) -> str:
 
 
 def restore(out: Path, data: Path) -> None:
-    """Put back the stored results of the table, with the models that are kept, so that the study goes on from them.
+    """Put back the stored results of the table, with the models that are kept, so that what ships can be trained anew.
 
     A run whose recipe has changed since is left out.
     """

@@ -61,22 +61,22 @@ class MixedSlicesHandler(DistillationHandler):
 
 
 def mix_slices(image: torch.Tensor) -> torch.Tensor:
-    """Each slice of a batch with a square of the slice before it, at the same place.
+    """Each slice of a batch with a square of the slice before it, at the same place; of volumes a cube.
 
     MONAI's ``CutMix`` starts the squares of a whole batch at one corner and cuts off what does not fit.
 
     Args:
-        image: ``(B, C, H, W)``, in random order.
+        image: ``(B, C, *spatial)``, in random order.
 
     Returns:
         The same shape; the squares have 0.2 to 0.6 of the area.
     """
     count, _, *sizes = image.shape
-    side = torch.empty(count).uniform_(*SHARE).sqrt()[:, None]
-    within = []
-    for size in sizes:
+    side = torch.empty(count, 1).uniform_(*SHARE) ** (1 / len(sizes))
+    square = torch.ones(count, 1, *(1 for _ in sizes), dtype=torch.bool)
+    for axis, size in enumerate(sizes, start=2):
         start = torch.rand(count, 1) * (1 - side)
         centres = (torch.arange(size) + 0.5) / size
-        within.append((centres >= start) & (centres < start + side))
-    square = (within[0][:, None, :, None] & within[1][:, None, None, :]).to(image.device)
-    return torch.where(square, image.roll(1, 0), image)
+        within = (centres >= start) & (centres < start + side)
+        square = square & within.reshape(count, *(size if axis == other else 1 for other in range(1, image.ndim)))
+    return torch.where(square.to(image.device), image.roll(1, 0), image)

@@ -63,6 +63,16 @@ def test_a_square_of_the_slice_before_is_in_each_at_its_place(shape):
             assert float(rows.float().mean() - columns.float().mean()) == pytest.approx(0, abs=2 / min(shape[2:]))
 
 
+def test_volumes_get_a_cube():
+    torch.manual_seed(0)
+    image = torch.rand(2, 1, 20, 20, 20)
+    taken = mix_slices(image)[0, 0] != image[0, 0]
+    along = [taken.any(dim=axes) for axes in ((1, 2), (0, 2), (0, 1))]
+    assert torch.equal(taken, along[0][:, None, None] & along[1][:, None] & along[2])
+    assert 0.15 < float(taken.float().mean()) < 0.65
+    assert {int(line.sum()) for line in along} <= {int(along[0].sum()) + step for step in (-1, 0, 1)}
+
+
 def test_squares_have_a_fifth_to_three_fifths_of_the_area_and_lie_everywhere():
     torch.manual_seed(0)
     image = torch.tensor([0.0, 1.0]).repeat(500)[:, None, None, None].expand(-1, 1, 50, 50)

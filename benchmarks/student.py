@@ -19,6 +19,7 @@ import json
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from study import section
 
 from medkd.bundle import STUDENT, TEACHER, bundle_folder
 from medkd.data import DecathlonTask
-from medkd.engines import average_models
+from medkd.engines import SavedModel, average_models
 from medkd.files import atomic_write, write_figures, write_json
 from medkd.inference import Segmenter, evaluate
 from medkd.machine import machine_facts
@@ -49,6 +50,8 @@ STUDIES = (TABLE, "choice", METHODS, "mixing")
 CANDIDATES = ("shipped-control", "shipped")
 # Models of the first seed: the teacher that ships, and the student from which the candidates go on.
 KEPT = {bundle_folder(TEACHER) / "models": "shipped-teacher", STUDY_FILES / "shipped-start": "shipped-start"}
+# Of what ships: a spleen has no necks (docs/necks.md).
+COMPACT = ("spleen",)
 # Another processor or build of torch sums in another order, which moves a few voxels.
 TOLERANCE = 0.001
 INTRODUCTION = """# The student that is shipped: how it was chosen and what it is worth
@@ -193,6 +196,9 @@ def install(out: Path, data: Path) -> None:
         }
     ships = max(CANDIDATES, key=lambda run: np.mean(list(candidates[run]["val"].values())))
     _copy_model(out / "means" / ships, bundle_folder(STUDENT) / "models")
+    for bundle in (STUDENT, TEACHER):
+        models = bundle_folder(bundle) / "models"
+        replace(SavedModel.read(models), compact=COMPACT).write_description(models)
     write_figures(stored(SHIPPED), {"machine": machine_facts(), "ships": ships, "candidates": candidates})
 
 

@@ -30,12 +30,15 @@ class SavedModel:
         preprocessing: how its input is made.
         labels: value to name, background first.
         flips: trained on flipped slices too, so that it does not need to know the side of the body.
+        compact: names of labels without necks, from which what hangs on them by one is cut off
+            (:func:`~medkd.inference.necks.cut_necks`).
     """
 
     network: dict[str, Any]
     preprocessing: Preprocessing
     labels: dict[int, str]
     flips: bool = False
+    compact: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         # The channels of the network are the labels, and masks are uint8.
@@ -44,6 +47,10 @@ class SavedModel:
                 f"the labels {self.labels} are not 0, 1, 2 ... without a gap, 255 at most: number them so in the data "
                 "and in dataset.json."
             )
+        names = [name for value, name in self.labels.items() if value]
+        for name in self.compact:
+            if name not in names:
+                raise UserError(f"compact has {name!r}, which is no label: give a list of some of {', '.join(names)}.")
 
     def save(self, folder: str | Path, weights: Mapping[str, torch.Tensor]) -> None:
         """Write a model that was trained anywhere, so that it can teach, be evaluated and segment.
@@ -72,9 +79,10 @@ class SavedModel:
     def to_dict(self) -> dict[str, Any]:
         """The content of ``model.json``."""
         content = asdict(self) | {"preprocessing": self.preprocessing.to_dict()}
-        if not self.flips:
-            # As descriptions and checkpoints were before there was such a word.
-            del content["flips"]
+        # As descriptions and checkpoints were before there were such words.
+        for word in ("flips", "compact"):
+            if not content[word]:
+                del content[word]
         return content
 
     @classmethod
@@ -99,11 +107,17 @@ class SavedModel:
                 preprocessing=Preprocessing.from_dict(content["preprocessing"]),
                 labels={int(value): str(name) for value, name in content["labels"].items()},
                 flips=bool(content.get("flips", False)),
+                compact=tuple(str(name) for name in content.get("compact", ())),
             )
         except UserError as error:
             raise UserError(f"{path} cannot be used: {error}") from error
         except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
             raise UserError(f"{path} cannot be read ({error!r}): train the model again.") from error
+
+    @property
+    def compact_values(self) -> list[int]:
+        """The values of the labels that are compact."""
+        return [value for value, name in self.labels.items() if name in self.compact]
 
     def check_labels(self, labels: Mapping[int, str]) -> SavedModel:
         """Make sure that the model was trained on labels of the same values and names.

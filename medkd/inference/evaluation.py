@@ -95,7 +95,8 @@ def _evaluate_case(
     logits, reconstruction = _predict(torch_backend, segmenter, prepared)
     mask = prepared.labels(logits)
     if postprocessed:
-        postprocess(mask, [value for value in labels if value], segmenter.options)
+        values, compact = [value for value in labels if value], segmenter.model.compact_values
+        postprocess(mask, values, segmenter.options, image.spacing, compact)
     thesis_mask = labels_from_logits(torch.from_numpy(logits), THESIS_THRESHOLD)[0].numpy()
     true_mask, prepared_truth = truth.array, prepared.label
     assert prepared_truth is not None

@@ -10,8 +10,8 @@ class Options:
     """What is done beside the network.
 
     Attributes:
-        largest_component: keep the largest piece of every label, which an organ is; switch it off for what comes in
-            several pieces, such as lesions or vessels.
+        largest_component: keep the largest piece of every label, which an organ is, and of compact ones no more than
+            up to necks; switch it off for what comes in several pieces, such as lesions or vessels.
         fill_holes: give holes that a label encloses to it.
         flips: also segment the scan flipped left to right, front to back and both, and take the mean of the four
             logits; four times the work, and only for a model that was trained on flipped slices.

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import cc3d
 import numpy as np
 from scipy import ndimage
 
+from medkd.inference.necks import cut_necks
 from medkd.inference.options import Options
 
 # Voxels of a label that share a face, an edge or a corner belong together; a hole is left through faces only.
@@ -15,13 +17,17 @@ LABEL_NEIGHBOURS: Literal[26] = 26
 HOLE_NEIGHBOURS: Literal[6] = 6
 
 
-def postprocess(mask: np.ndarray, values: list[int], options: Options) -> dict[int, int]:
+def postprocess(
+    mask: np.ndarray, values: list[int], options: Options, spacing: Sequence[float], compact: Sequence[int] = ()
+) -> dict[int, int]:
     """Clean the labels of a mask, in place.
 
     Args:
         mask: ``(X, Y, Z)`` uint8.
         values: of its labels.
         options: what is to be done.
+        spacing: of the voxels in mm.
+        compact: those of the labels whose largest piece ends at necks, see :func:`~medkd.inference.necks.cut_necks`.
 
     Returns:
         How many pieces each label had before.
@@ -31,6 +37,9 @@ def postprocess(mask: np.ndarray, values: list[int], options: Options) -> dict[i
     parts = {}
     for value, box in boxes.items():
         parts[value], pieces[value] = _pieces(mask[box], value, options.largest_component)
+        if options.largest_component and value in compact:
+            piece = parts[value] == value
+            parts[value][piece & ~cut_necks(piece, spacing)] = 0
     if options.fill_holes:
         # A piece that was dropped may leave a hole in another label; and a label within another keeps its own holes,
         # so it comes first, and its box is the smaller one.

@@ -109,7 +109,7 @@ class Segmenter:
             if uncertainty:
                 uncertainty.add(logits)
         values = [value for value in self.model.labels if value]
-        pieces = postprocess(mask, values, self.options)
+        pieces = postprocess(mask, values, self.options, volume.spacing, self.model.compact_values)
         figures = measure_labels(mask, volume, self.model.labels)
         for value in values:
             figures[self.model.labels[value]]["components"] = pieces[value]

@@ -76,19 +76,23 @@ class PostprocessMaskd(MapTransform):
 
     Args:
         label_values: of the labels.
-        keys: the label maps.
+        keys: the label maps; ``scan`` of :class:`PrepareScand` must be beside them.
+        compact: those of the labels whose piece ends at necks, ``compact_values`` of the model.
     """
 
-    def __init__(self, label_values: Sequence[int], keys: KeysCollection = CommonKeys.PRED) -> None:
+    def __init__(
+        self, label_values: Sequence[int], keys: KeysCollection = CommonKeys.PRED, compact: Sequence[int] = ()
+    ) -> None:
         super().__init__(keys)
         self.label_values = [value for value in label_values if value]
+        self.compact = compact
 
     def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
         """Clean one item."""
         item = dict(data)
         for key in self.key_iterator(item):
             mask = item[key][0, 0].numpy().copy()
-            postprocess(mask, self.label_values, Options())
+            postprocess(mask, self.label_values, Options(), item["scan"].spacing, self.compact)
             item[key] = torch.from_numpy(mask)[None, None]
         return item
 

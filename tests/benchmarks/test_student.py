@@ -140,6 +140,8 @@ def figures_of_weights(folder: Path, part: str, labels: Any) -> dict[str, Any]:
 def test_the_mean_that_validates_better_ships(student, installed):
     shipped = json.loads((installed / "shipped.json").read_text())
     assert shipped["ships"] == "distilled"
+    for bundle in student.STUDENT, student.TEACHER:
+        assert SavedModel.read(installed / bundle).compact == ("spleen",)
     control = shipped["candidates"]["control"]
     assert control["seeds"] == {"0": {"a": 0.4, "b": 0.4}, "1": {"a": 0.6, "b": 0.6}}
     assert control["val"] == {"a": 0.5, "b": 0.5} and control["test"] == {"a": 0.6, "b": 0.6}

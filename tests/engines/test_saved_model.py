@@ -65,6 +65,18 @@ def test_whether_it_was_trained_on_flipped_slices_is_kept(flips, tmp_path):
     assert SavedModel.read(tmp_path).flips == flips
 
 
+def test_which_labels_are_compact_is_kept(tmp_path):
+    SavedModel({"name": "unet_s1"}, Preprocessing(size=32), LABELS, compact=("spleen",)).write_description(tmp_path)
+    assert SavedModel.read(tmp_path).compact == ("spleen",)
+    assert SavedModel.read(tmp_path).compact_values == [1]
+
+
+@pytest.mark.parametrize("name", ["liver", "background"])
+def test_only_a_label_is_compact(name):
+    with pytest.raises(UserError, match=f"compact has '{name}', which is no label: give a list of some of spleen"):
+        SavedModel({"name": "unet_s1"}, Preprocessing(size=32), LABELS, compact=(name,))
+
+
 def test_a_description_without_flips_is_what_it_was_before_there_was_such_a_word():
     """So that a stopped training of an older version goes on."""
     assert SavedModel({"name": "unet_s1"}, Preprocessing(size=32), LABELS).to_dict().keys() == {

@@ -15,6 +15,7 @@ NOTHING = Options(largest_component=False, fill_holes=False)
 LARGEST = Options(fill_holes=False)
 HOLES = Options(largest_component=False)
 BOTH = Options()
+MM = (1.0, 1.0, 1.0)
 
 
 def boxes(*places: tuple[int, tuple[slice, ...]], shape: tuple[int, ...] = (14, 13, 12)) -> np.ndarray:
@@ -77,7 +78,7 @@ def test_it_does_what_scipy_does(labels, options):
     for mask in random_masks(labels, 120):
         expected, pieces = slow(mask, values, options)
         found = mask.copy()
-        assert postprocess(found, values, options) == pieces
+        assert postprocess(found, values, options, MM) == pieces
         if options == HOLES:
             # Of labels in many pieces none need be the innermost one.
             inside = np.sum([ndimage.binary_fill_holes(mask == value) for value in values], axis=0)
@@ -100,7 +101,7 @@ def test_memory_may_lie_in_any_order(order, turned, step):
         view[...] = mask
         before = around.copy()
         given = view.transpose(2, 0, 1) if turned else view
-        assert postprocess(given, [1, 2], BOTH) == pieces
+        assert postprocess(given, [1, 2], BOTH, MM) == pieces
         np.testing.assert_array_equal(view, expected)
         # What lies between the voxels of the view is as it was.
         view[...] = mask
@@ -109,7 +110,7 @@ def test_memory_may_lie_in_any_order(order, turned, step):
 
 def test_the_largest_piece_by_hand():
     mask = boxes((1, cube(1, 4)), (1, (slice(6, 12), slice(1, 4), slice(1, 3))), (1, cube(10, 11)))
-    assert postprocess(mask, [1], LARGEST) == {1: 3}
+    assert postprocess(mask, [1], LARGEST, MM) == {1: 3}
     np.testing.assert_array_equal(mask, boxes((1, (slice(6, 12), slice(1, 4), slice(1, 3)))))
 
 
@@ -121,7 +122,7 @@ def test_the_largest_piece_by_hand():
 def test_voxels_that_share_a_corner_belong_together(second, pieces):
     mask = boxes()
     mask[2, 2, 2] = mask[second] = 1
-    assert postprocess(mask, [1], LARGEST) == {1: pieces}
+    assert postprocess(mask, [1], LARGEST, MM) == {1: pieces}
     assert mask.sum() == (2 if pieces == 1 else 1)
 
 
@@ -131,14 +132,14 @@ def test_specks_in_a_line(axis, line):
     mask = boxes(shape=(20, 20, 20))
     mask[tuple(slice(3, 3 + len(line)) if along == axis else 5 for along in range(3))] = [int(voxel) for voxel in line]
     longest = max(map(len, line.split("0")))
-    assert postprocess(mask, [1], BOTH) == {1: len([piece for piece in line.split("0") if piece])}
+    assert postprocess(mask, [1], BOTH, MM) == {1: len([piece for piece in line.split("0") if piece])}
     assert mask.sum() == longest
 
 
 def test_of_two_that_are_equal_one_is_kept_whole():
     mask = boxes((1, cube(1, 4)), (1, cube(6, 9)))
     either = [boxes((1, cube(1, 4))), boxes((1, cube(6, 9)))]
-    assert postprocess(mask, [1], LARGEST) == {1: 2}
+    assert postprocess(mask, [1], LARGEST, MM) == {1: 2}
     assert any((mask == one).all() for one in either)
 
 
@@ -147,10 +148,10 @@ def test_a_hole_is_filled_and_a_tunnel_is_not():
     hole, tunnel = block.copy(), block.copy()
     hole[4:6, 4:6, 4:6] = 0
     tunnel[4:6, 4:6, 4:] = 0
-    assert postprocess(hole, [1], BOTH) == {1: 1}
+    assert postprocess(hole, [1], BOTH, MM) == {1: 1}
     np.testing.assert_array_equal(hole, block)
     expected = tunnel.copy()
-    assert postprocess(tunnel, [1], BOTH) == {1: 1}
+    assert postprocess(tunnel, [1], BOTH, MM) == {1: 1}
     np.testing.assert_array_equal(tunnel, expected)
 
 
@@ -158,7 +159,7 @@ def test_a_leak_through_a_corner_is_none():
     """The background is joined through faces only, so a hole whose wall lacks an edge or a corner is a hole."""
     mask = boxes((1, cube(2, 5)))
     mask[3, 3, 3] = mask[2, 2, 3] = mask[4, 4, 4] = 0
-    postprocess(mask, [1], BOTH)
+    postprocess(mask, [1], BOTH, MM)
     assert mask[3, 3, 3] == 1 and mask[2, 2, 3] == 0 and mask[4, 4, 4] == 0
 
 
@@ -169,20 +170,20 @@ def test_what_is_open_to_the_border_of_the_scan_is_no_hole(axis, end):
     np.moveaxis(mask, axis, 0)[end, 3, 3] = 0
     np.moveaxis(mask, axis, 0)[1:6, 3, 3] = 0
     expected = mask.copy()
-    postprocess(mask, [1], BOTH)
+    postprocess(mask, [1], BOTH, MM)
     np.testing.assert_array_equal(mask, expected)
 
 
 def test_the_border_of_the_scan_belongs_to_a_label():
     mask = boxes((1, cube(0, 3)), (1, cube(7, 9)), shape=(9, 9, 9))
     mask[1, 1, 1] = 0
-    assert postprocess(mask, [1], BOTH) == {1: 2}
+    assert postprocess(mask, [1], BOTH, MM) == {1: 2}
     np.testing.assert_array_equal(mask, boxes((1, cube(0, 3)), shape=(9, 9, 9)))
 
 
 def test_another_label_in_a_hole_stays():
     mask = boxes((1, cube(1, 10)), (0, cube(2, 9)), (2, cube(4, 7)))
-    assert postprocess(mask, [1, 2], BOTH) == {1: 1, 2: 1}
+    assert postprocess(mask, [1, 2], BOTH, MM) == {1: 1, 2: 1}
     np.testing.assert_array_equal(mask, boxes((1, cube(1, 10)), (2, cube(4, 7))))
 
 
@@ -190,7 +191,7 @@ def test_another_label_in_a_hole_stays():
 def test_the_values_of_the_labels_do_not_matter(outer, inner):
     """A tumour in an organ: its specks become the organ, and its own hole the tumour, whichever has the lower value."""
     mask = boxes((outer, cube(1, 11)), (inner, cube(2, 7)), (inner, cube(8, 9)), (0, cube(4, 5)))
-    assert postprocess(mask, [1, 2], BOTH) == {outer: 1, inner: 2}
+    assert postprocess(mask, [1, 2], BOTH, MM) == {outer: 1, inner: 2}
     np.testing.assert_array_equal(mask, boxes((outer, cube(1, 11)), (inner, cube(2, 7))))
 
 
@@ -200,7 +201,7 @@ def test_each_option_alone():
         (NOTHING, 0, 1, 0), (LARGEST, 0, 0, 0), (HOLES, 1, 1, 1), (BOTH, 1, 0, 0),
     ):  # fmt: skip
         found = mask.copy()
-        assert postprocess(found, [1], options) == {1: 2}
+        assert postprocess(found, [1], options, MM) == {1: 2}
         assert [found[3, 3, 3], found[8, 8, 8], found[9, 9, 9]] == [hole, second, second_hole]
         assert found[1, 1, 1] == 1
 
@@ -208,14 +209,14 @@ def test_each_option_alone():
 @pytest.mark.parametrize("values", [[1], [1, 2], [2, 1], [3]])
 def test_nothing_found(values):
     mask = boxes()
-    assert postprocess(mask, values, BOTH) == dict.fromkeys(values, 0)
+    assert postprocess(mask, values, BOTH, MM) == dict.fromkeys(values, 0)
     assert not mask.any()
     assert label_boxes(mask, values) == [None] * len(values)
 
 
 def test_one_of_several_labels_is_not_found():
     mask = boxes((1, cube(1, 3)), (3, cube(5, 9)))
-    assert postprocess(mask, [1, 2, 3], BOTH) == {1: 1, 2: 0, 3: 1}
+    assert postprocess(mask, [1, 2, 3], BOTH, MM) == {1: 1, 2: 0, 3: 1}
     assert label_boxes(mask, [1, 2, 3]) == [cube(1, 3), None, cube(5, 9)]
 
 
@@ -225,7 +226,7 @@ def test_scans_of_one_slice(shape):
     mask = np.ones(shape, np.uint8)
     mask[tuple(n // 2 for n in shape)] = 0
     expected = mask.copy()
-    assert postprocess(mask, [1], BOTH) == {1: int(mask.size > 1)}
+    assert postprocess(mask, [1], BOTH, MM) == {1: int(mask.size > 1)}
     np.testing.assert_array_equal(mask, expected)
 
 
@@ -234,3 +235,15 @@ def test_boxes_are_those_of_scipy():
         expected = ndimage.find_objects(mask, 4)
         assert label_boxes(mask, [1, 2, 3, 4]) == expected
         assert label_boxes(mask, [4, 2]) == [expected[3], expected[1]]
+
+
+@pytest.mark.parametrize(
+    ("options", "compact", "is_cut"),
+    [(BOTH, [1], True), (BOTH, [1, 2], True), (BOTH, [2], False), (BOTH, [], False), (HOLES, [1, 2], False)],
+)
+def test_compact_labels_end_at_necks(options, compact, is_cut):
+    mask = boxes((1, cube(1, 8)), (1, (slice(8, 12), slice(4, 5), slice(4, 5))), (1, (slice(12, 17), *cube(2, 7)[:2])),
+                 (2, cube(9, 10)), shape=(20, 10, 10))  # fmt: skip
+    assert postprocess(mask, [1, 2], options, MM, compact) == {1: 1, 2: 1}
+    assert (mask[1:8, 1:8, 1:8] == 1).all() and mask[9, 9, 9] == 2
+    assert mask[14, 4, 4] == (0 if is_cut else 1)

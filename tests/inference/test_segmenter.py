@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from itertools import permutations, product
 
 import nibabel
@@ -133,6 +134,22 @@ def test_the_largest_piece_is_kept_unless_told(tmp_path):
     assert one.measurements["labels"]["spleen"]["voxels"] == 22 * 28 * 3
     assert all_pieces.measurements["labels"]["spleen"]["voxels"] == (6 + 22 + 1) * 28 * 3
     assert [result.measurements["labels"]["spleen"]["components"] for result in (one, all_pieces)] == [3, 3]
+
+
+@pytest.mark.parametrize("compact", [(), ("spleen",)])
+def test_a_compact_label_ends_at_a_neck(compact, tmp_path):
+    """Two blocks, joined by one row of voxels, which is less deep than either in mm."""
+    mask = write_scan(tmp_path / "scan.nii.gz", shape=(64, 64, 7), parts=((2, 12), (20, 42)))
+    scan = read_image(tmp_path / "scan.nii.gz")
+    scan.array[12:20, 26, 3] = 100
+    one = segmenter()
+    one.model = replace(one.model, compact=compact)
+    found = one(scan)
+    assert found.measurements["labels"]["spleen"]["components"] == 1
+    assert (found.mask[20:42] == mask[20:42]).all()
+    assert found.mask[2:12].any() != bool(compact)
+    one.options = Options(largest_component=False)
+    assert one(scan).mask[2:12].any()
 
 
 def test_flips_take_the_mean_of_four_directions(tmp_path):

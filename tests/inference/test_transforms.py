@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from medkd.data import Preprocessing
+from medkd.data import Preprocessing, volume_from_array
 from medkd.errors import UserError
 from medkd.inference import LabelScanGridd, PostprocessMaskd, PrepareScand, SaveMaskd, scan_files
 
@@ -48,11 +48,25 @@ def test_label_maps_are_cleaned_label_by_label():
     mask[..., 2, 3, 1] = 0  # a hole
     mask[..., 8, 1, 0] = 1  # a second piece
     mask[..., 9:11, 1:4, :] = 2
-    cleaned = PostprocessMaskd([0, 1, 2])({"pred": mask})["pred"]
+    cleaned = PostprocessMaskd([0, 1, 2])({"pred": mask, "scan": volume_from_array(mask[0, 0].numpy(), np.eye(4))})[
+        "pred"
+    ]
     expected = torch.zeros_like(mask)
     expected[..., 1:4, 1:6, :] = 1
     expected[..., 9:11, 1:4, :] = 2
     assert torch.equal(cleaned, expected) and mask[0, 0, 8, 1, 0] == 1
+
+
+@pytest.mark.parametrize("compact", [[], [1]])
+@pytest.mark.parametrize("thickness", [1.0, 9.0])
+def test_a_compact_label_ends_at_a_neck_in_mm(compact, thickness):
+    mask = torch.zeros(1, 1, 24, 11, 9, dtype=torch.uint8)
+    mask[..., 1:10, 1:10, :] = mask[..., 14:21, 2:9, 1:8] = 1
+    mask[..., 10:14, 5, :] = 1  # a wall of one voxel, nine high: a neck whatever the thickness of the slices
+    scan = volume_from_array(mask[0, 0].numpy(), np.diag([1.0, 1.0, thickness, 1.0]))
+    cleaned = PostprocessMaskd([0, 1], compact=compact)({"pred": mask, "scan": scan})["pred"]
+    assert (cleaned[..., 1:10, 1:10, :] == 1).all()
+    assert (cleaned[..., 16:21, :, :] == (0 if compact else mask[..., 16:21, :, :])).all()
 
 
 def test_a_scan_without_label_has_none(case):

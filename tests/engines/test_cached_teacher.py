@@ -18,7 +18,7 @@ from medkd.data import RandTurnd, SliceDataset, SliceVolume
 from medkd.data.turns import TURNS, turn
 from medkd.engines import AutocastInferer, CachedTeacher, DistillationTrainer, FrozenTeacher, TeacherCache
 from medkd.errors import UserError
-from medkd.handlers import DistillationHandler, EpochSeedHandler
+from medkd.handlers import DistillationHandler, EpochSeedHandler, MixedSlicesHandler
 from medkd.losses import ContrastiveFeatureLoss, DiceBCELoss, HintLoss, PredictionMapLoss
 from medkd.losses.maps import resize_to_grid
 from medkd.networks import MultiTaskUNet, UNet, create_network
@@ -408,6 +408,24 @@ def test_a_training_with_the_cache_is_the_one_without(tmp_path, granularity):
     assert seen == [3, 3, 2] * 2
     assert without == pytest.approx(cold, rel=1e-3)
     assert len(set(cold)) == 6
+
+
+def test_mixed_slices_are_no_slices_that_are_kept(tmp_path):
+    """A term on them asks the teacher in every step, and those beside it have the cache all the same."""
+
+    def terms() -> list[DistillationHandler]:
+        return [DistillationHandler("pmd", PredictionMapLoss(), 0.5), MixedSlicesHandler("mix", PredictionMapLoss())]
+
+    cold, seen = losses_of(terms(), TeacherCache(tmp_path))
+    assert seen == [3, 3, 3, 3, 2, 2, 3, 3, 2]
+    warm, seen = losses_of(terms(), TeacherCache(tmp_path))
+    assert seen == [3, 3, 2] * 2
+    assert warm == cold
+    without, seen = losses_of(terms(), None)
+    assert seen == [3, 3, 3, 3, 2, 2] * 2
+    assert without == pytest.approx(cold, rel=1e-3)
+    alone, _ = losses_of(terms()[:1], None)
+    assert alone[0] != without[0]
 
 
 def test_a_training_on_turned_slices_is_the_same_with_a_warm_cache(tmp_path):

@@ -47,10 +47,12 @@ class SavedModel:
                 f"the labels {self.labels} are not 0, 1, 2 ... without a gap, 255 at most: number them so in the data "
                 "and in dataset.json."
             )
+        # A recipe or a file may hold one name, or a list of them.
+        object.__setattr__(self, "compact", (self.compact,) if isinstance(self.compact, str) else tuple(self.compact))
         names = [name for value, name in self.labels.items() if value]
         for name in self.compact:
             if name not in names:
-                raise UserError(f"compact has {name!r}, which is no label: give a list of some of {', '.join(names)}.")
+                raise UserError(f"compact has {name!r}, which is no label: choose of {', '.join(names)}.")
 
     def save(self, folder: str | Path, weights: Mapping[str, torch.Tensor]) -> None:
         """Write a model that was trained anywhere, so that it can teach, be evaluated and segment.
@@ -107,7 +109,7 @@ class SavedModel:
                 preprocessing=Preprocessing.from_dict(content["preprocessing"]),
                 labels={int(value): str(name) for value, name in content["labels"].items()},
                 flips=bool(content.get("flips", False)),
-                compact=tuple(str(name) for name in content.get("compact", ())),
+                compact=content.get("compact", ()),
             )
         except UserError as error:
             raise UserError(f"{path} cannot be used: {error}") from error

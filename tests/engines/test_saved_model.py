@@ -65,15 +65,16 @@ def test_whether_it_was_trained_on_flipped_slices_is_kept(flips, tmp_path):
     assert SavedModel.read(tmp_path).flips == flips
 
 
-def test_which_labels_are_compact_is_kept(tmp_path):
-    SavedModel({"name": "unet_s1"}, Preprocessing(size=32), LABELS, compact=("spleen",)).write_description(tmp_path)
+@pytest.mark.parametrize("compact", [("spleen",), ["spleen"], "spleen"])
+def test_which_labels_are_compact_is_kept(compact, tmp_path):
+    SavedModel({"name": "unet_s1"}, Preprocessing(size=32), LABELS, compact=compact).write_description(tmp_path)
     assert SavedModel.read(tmp_path).compact == ("spleen",)
     assert SavedModel.read(tmp_path).compact_values == [1]
 
 
 @pytest.mark.parametrize("name", ["liver", "background"])
 def test_only_a_label_is_compact(name):
-    with pytest.raises(UserError, match=f"compact has '{name}', which is no label: give a list of some of spleen"):
+    with pytest.raises(UserError, match=f"compact has '{name}', which is no label: choose of spleen"):
         SavedModel({"name": "unet_s1"}, Preprocessing(size=32), LABELS, compact=(name,))
 
 

@@ -29,7 +29,7 @@ bench-inference: $(INSTALLED)
 	$(BIN)/python benchmarks/inference.py growth
 	$(BIN)/python benchmarks/inference.py report
 
-# A minute; measures the weights that the bundles ship on the test volumes and compares with what is stored.
+# Two minutes; measures the weights that the bundles ship on the test volumes and compares with what is stored.
 reproduce-student: $(INSTALLED)
 	$(BIN)/python benchmarks/student.py reproduce --data $(MEDKD_DATA)/btcv_spleen
 

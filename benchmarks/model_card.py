@@ -116,7 +116,9 @@ LOOKS: dict[str, dict[str, Any]] = {
 def run(data: Path) -> None:
     """Segment the test volumes with both models."""
     cases = DecathlonTask.load(data).part("test")
-    segmenters = {name: Segmenter.load(bundle_folder(bundle), "torch") for name, bundle in MODELS.items()}
+    segmenters = {
+        name: Segmenter.load(bundle_folder(bundle), "torch", options=AS_IT_IS) for name, bundle in MODELS.items()
+    }
     results = {
         "machine": machine_facts(),
         "data": "btcv_spleen, its own split",
@@ -137,7 +139,7 @@ def _case(case: Case, segmenters: dict[str, Segmenter]) -> dict[str, Any]:
     figures: dict[str, Any] = {"name": case.name, "ml": round(int(truth.sum()) * ml, 1)}
     masks = {"truth": truth}
     for name, segmenter in segmenters.items():
-        answer = Segmenter(segmenter.backend, segmenter.model, options=AS_IT_IS)(image).mask
+        answer = segmenter(image).mask
         largest, finished = answer.copy(), answer.copy()
         postprocess(largest, [1], Options(), image.spacing)
         postprocess(finished, [1], Options(), image.spacing, segmenter.model.compact_values)

@@ -1,8 +1,8 @@
 """Where masks end at necks: which labels have any, and what it gains.
 
-    python benchmarks/necks.py labels --data $MEDKD_DATA          # true labels, ten minutes
+    python benchmarks/necks.py labels --data $MEDKD_DATA          # true labels, a minute
     medkd study run benchmarks/student/mixing.yaml --out runs/student
-    python benchmarks/necks.py masks runs/student --data $MEDKD_DATA   # of the models of that study, ten minutes
+    python benchmarks/necks.py masks runs/student --data $MEDKD_DATA   # of the models of that study, three minutes
     python benchmarks/necks.py report
 
 ``labels`` and ``masks`` write their part of ``docs/results/necks.json``; ``report`` makes ``docs/necks.md`` from that
@@ -19,6 +19,7 @@ from statistics import mean
 from typing import Any
 
 import numpy as np
+from model_card import AS_IT_IS, DICE, MODELS
 from student import CARD, STUDY_FILES
 from tqdm import tqdm
 
@@ -30,15 +31,13 @@ from medkd.inference.necks import NECK, cut_necks
 from medkd.inference.postprocessing import label_boxes, postprocess
 from medkd.machine import machine_facts
 from medkd.metrics import OverlapCounts
-from medkd.run_folder import WEIGHTS_FILE
-from medkd.study.job import jobs_of
+from medkd.study.job import jobs_of, read_result
 from medkd.study.study_file import load_study
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "docs" / "results" / "necks.json"
 PAGE = ROOT / "docs" / "necks.md"
 RATIOS = (0.4, 0.5, 0.6, 0.7, 0.8)
-AS_IT_IS = Options(largest_component=False, fill_holes=False)
 LARGEST = Options(fill_holes=False)
 TEXT = """# Masks that end at necks
 
@@ -99,18 +98,22 @@ def labels(data: Path) -> None:
         (organs, [*organs.part("train"), *organs.part("val")]),
         (hippocampus, hippocampus.part("all")),
     ):
-        for value, name in task.labels.items():
-            if value:
-                found.append(
-                    {"label": name, "task": task.name, "volumes": 0, "changed": dict.fromkeys(map(str, RATIOS), 0)}
-                )
-                found[-1]["lowest"] = dict.fromkeys(map(str, RATIOS), 1.0)
-        rows = {row["label"]: row for row in found if row["task"] == task.name}
+        rows = {value: _uncut(name, task.name) for value, name in task.labels.items() if value}
         for case in tqdm(cases, desc=task.name, unit="volume"):
-            for value, name in task.labels.items():
-                if value:
-                    _cut_label(rows[name], read_label(case.label), value)
+            truth = read_label(case.label)
+            for value, row in rows.items():
+                _cut_label(row, truth, value)
+        found += rows.values()
     _store("labels", found)
+
+
+def _uncut(label: str, task: str) -> dict[str, Any]:
+    """The row of a label of which no volume has been cut yet."""
+    ratios = [str(ratio) for ratio in RATIOS]
+    return {
+        "label": label, "task": task, "volumes": 0,
+        "changed": dict.fromkeys(ratios, 0), "lowest": dict.fromkeys(ratios, 1.0),
+    }  # fmt: skip
 
 
 def _cut_label(row: dict[str, Any], truth: Volume, value: int) -> None:
@@ -141,7 +144,7 @@ def masks(out: Path, data: Path) -> None:
     study, task = load_study(STUDY_FILES / "mixing.yaml", data=folder), DecathlonTask.load(folder)
     split = STUDY_FILES / "inner_split.json"
     cases = [*task.part("test", file=split), *task.part("val", file=split)]
-    finished = [job for job in jobs_of(study, out) if (job.out / WEIGHTS_FILE).is_file()]
+    finished = [job for job in jobs_of(study, out) if read_result(job)]
     found = []
     for job in tqdm(finished, unit="model"):
         segmenter = Segmenter.load(job.out, "torch", options=AS_IT_IS)
@@ -200,9 +203,8 @@ def _means(models: list[dict[str, Any]]) -> list[str]:
 def shipped_table(card: dict[str, Any]) -> Iterator[str]:
     yield "| | as it is | largest piece | up to necks |"
     yield "| --- | ---: | ---: | ---: |"
-    for name in ("student", "teacher"):
-        keys = ("dice_without_postprocessing", "dice_of_largest_piece", "dice")
-        cells = [f"{mean(case[name][key] for case in card['cases']):.3f}" for key in keys]
+    for name in MODELS:
+        cells = [f"{mean(case[name][key] for case in card['cases']):.3f}" for key in reversed(DICE)]
         yield f"| {name} | {' | '.join(cells)} |"
 
 

@@ -27,8 +27,7 @@ def test_what_a_label_loses_is_counted(necks):
     truth[2:11, 2:11, 2:11] = truth[14:19, 4:9, 4:9] = 3
     truth[11:14, 6, 6] = 3
     truth[22, 1, 1] = 3  # a piece that is dropped before
-    row = {"volumes": 0, "changed": dict.fromkeys(map(str, necks.RATIOS), 0)}
-    row["lowest"] = dict.fromkeys(row["changed"], 1.0)
+    row = necks._uncut("organ", "task")
     for array in (truth, np.where(truth[::-1] == 3, 0, 3).astype(np.uint8), np.minimum(truth, 1)):
         necks._cut_label(row, volume_from_array(array, np.eye(4)), 3)
     # The second is one body all around, the third has no such label.
